@@ -1,0 +1,25 @@
+"""What every other package stands on: errors, memory, arrays in and out."""
+
+from skntk.core.arrays import as_tensor, like_input, resolve_dtype
+from skntk.core.errors import (
+    KernelOverflowError,
+    MemoryBudgetError,
+    NotPositiveDefiniteError,
+    SkntkWarning,
+    UnsupportedModuleError,
+)
+from skntk.core.memory import available_bytes, format_bytes, require
+
+__all__ = [
+    "KernelOverflowError",
+    "MemoryBudgetError",
+    "NotPositiveDefiniteError",
+    "SkntkWarning",
+    "UnsupportedModuleError",
+    "as_tensor",
+    "available_bytes",
+    "format_bytes",
+    "like_input",
+    "require",
+    "resolve_dtype",
+]

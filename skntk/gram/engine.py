@@ -1,0 +1,185 @@
+"""Evaluate a kernel on all pairs of rows without a temporary of that size.
+
+A kernel shows two things, a tile and a diagonal; this module decides which tiles, in which order
+and by whom, and writes them into one matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import joblib
+import torch
+from torch import Tensor
+
+from skntk.core import KernelOverflowError, require
+
+#: Rows and columns of a tile: its working set stays in a core's cache, or fills a GPU.
+CPU_TILE, COMPILED_TILE, CUDA_TILE = 384, 1024, 4096
+
+
+class Rows(Protocol):
+    """Prepared inputs: a sequence of rows that can be sliced."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> Any: ...
+
+
+class TileKernel(Protocol):
+    """What the Gram engine, and every kernel in the package, agree on.
+
+    Attributes
+    ----------
+    dtype : torch.dtype
+        Of the tiles.
+    device : torch.device
+        Where they lie.
+    compiled : bool
+        Whether a tile is one fused operation, for which larger tiles are faster.
+    """
+
+    dtype: torch.dtype
+    device: torch.device
+    compiled: bool
+
+    def tile(self, x1: Any, x2: Any) -> Tensor:
+        """Kernel between two blocks of rows: (len(x1), len(x2))."""
+
+    def diag(self, x: Any) -> Tensor:
+        """Kernel of each row with itself: (len(x),)."""
+
+
+def gram(kernel: TileKernel, x1: Rows, x2: Rows | None = None, *, n_jobs: int | None = None) -> Any:
+    """Evaluate a kernel on all pairs of rows.
+
+    Parameters
+    ----------
+    kernel : TileKernel
+        What to evaluate.
+    x1 : Rows
+        n1 prepared rows.
+    x2 : Rows, optional
+        n2 prepared rows; by default `x1`, and then every pair is computed once and the diagonal is
+        that of ``kernel.diag``.
+    n_jobs : int, optional
+        Workers of `joblib`, with its current backend (threads by default); each computes whole
+        tiles on one thread. By default as many threads as torch uses.
+
+    Returns
+    -------
+    Tensor of shape (n1, n2)
+
+    Raises
+    ------
+    MemoryBudgetError
+        Before anything is computed, if the result does not fit in memory.
+    KernelOverflowError
+        If a value on the diagonal is not finite.
+    """
+    symmetric = x2 is None
+    x2 = x1 if x2 is None else x2
+    n1, n2 = len(x1), len(x2)
+    size = torch.finfo(kernel.dtype).bits // 8
+    require(
+        n1 * n2 * size,
+        f"a kernel matrix of {n1} x {n2} numbers of {size} bytes",
+        "Use fewer rows (one block at a time), or dtype='float32' to halve it.",
+        kernel.device,
+    )
+    diagonals = [_diagonal(kernel, x) for x in ((x1,) if symmetric else (x1, x2))]
+    out = torch.empty((n1, n2), dtype=kernel.dtype, device=kernel.device)
+    side = COMPILED_TILE if kernel.compiled else CPU_TILE
+    side = CUDA_TILE if kernel.device.type == "cuda" else side
+    blocks = [
+        (a, b)
+        for a in _starts(n1, side, kernel.compiled)
+        for b in _starts(n2, side, kernel.compiled)
+        if not symmetric or b >= a
+    ]
+
+    def compute(block: tuple[int, int]) -> tuple[int, int, Tensor]:
+        a, b = block
+        return a, b, kernel.tile(x1[a : a + side], x2[b : b + side])
+
+    def write(a: int, b: int, tile: Tensor) -> None:
+        out[a : a + side, b : b + side] = tile
+        if symmetric and a != b:
+            out[b : b + side, a : a + side] = tile.T
+
+    _schedule(compute, write, blocks, n_jobs, pooled=kernel.device.type == "cpu" and not kernel.compiled)
+    if symmetric:
+        out.diagonal().copy_(diagonals[0])
+    return out
+
+
+def _starts(n: int, side: int, whole: bool) -> list[int]:
+    """First rows of the blocks; with `whole`, the last block overlaps its neighbour to be full."""
+    starts = list(range(0, n, side))
+    if whole and n > side:
+        starts[-1] = n - side
+    return starts
+
+
+def _diagonal(kernel: TileKernel, x: Rows) -> Tensor:
+    diagonal = kernel.diag(x)
+    if not torch.isfinite(diagonal).all():
+        raise KernelOverflowError(
+            f"the kernel of an input with itself is not finite in {kernel.dtype}: the signal grows "
+            "beyond it from layer to layer. Use a smaller weight_std or bias_std, fewer layers, "
+            "smaller inputs, or dtype='float64'."
+        )
+    return diagonal
+
+
+def _schedule(
+    compute: Callable[[tuple[int, int]], tuple[int, int, Tensor]],
+    write: Callable[[int, int, Tensor], None],
+    blocks: list[tuple[int, int]],
+    n_jobs: int | None,
+    pooled: bool,
+) -> None:
+    """Compute and write all blocks, in this thread, in a pool of threads, or by joblib."""
+    threads = torch.get_num_threads()
+    if n_jobs is not None:
+        run = joblib.delayed(_alone)
+        results = joblib.Parallel(n_jobs, prefer="threads", return_as="generator_unordered")(
+            run(compute, block) for block in blocks
+        )
+        with _threads_restored():
+            for a, b, tile in results:
+                write(a, b, torch.as_tensor(tile))
+    elif not pooled or threads == 1 or len(blocks) == 1:
+        for block in blocks:
+            write(*compute(block))
+    else:
+        with (
+            _threads_restored(),
+            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
+            _drain(pool.map(lambda block: write(*compute(block)), blocks))
+
+
+def _alone(compute: Callable[[tuple[int, int]], Any], block: tuple[int, int]) -> Any:
+    """Compute one block on one thread of torch's."""
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+    return compute(block)
+
+
+@contextmanager
+def _threads_restored() -> Iterator[None]:
+    """Give torch its number of threads back: workers set theirs, which new threads inherit."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _drain(results: Iterable[Any]) -> None:
+    for _ in results:
+        pass

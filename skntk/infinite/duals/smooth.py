@@ -1,0 +1,171 @@
+"""Closed forms for erf, GELU, sine and cosine, exponential and Gaussian."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from skntk.infinite.duals.base import Dual
+from skntk.infinite.state import State, rows
+
+
+def one_minus_overlap(s: State, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return :math:`1 - o^2`, `o`, and :math:`(1 + c q_1)(1 + c q_2)` without cancellation.
+
+    The overlap is :math:`o = c q_{12} / \sqrt{(1 + c q_1)(1 + c q_2)}` with :math:`c` = `scale`.
+    With :math:`w = 1 / (1 + c q)`, :math:`1 - o^2 = w_1 + w_2 - w_1 w_2 + (1 - w_1)(1 - w_2)
+    (1 - \rho^2)`; all of its terms are positive.
+    """
+    w1, w2 = rows(1 / (1 + scale * s.k1)), rows(1 / (1 + scale * s.k2))
+    c1, c2 = rows(((scale * s.k1) * w1).sqrt()), rows(((scale * s.k2) * w2).sqrt())
+    both = c1 * c2
+    left = torch.addcmul(torch.addcmul(w1, w2, c1.square()), both.square(), s.delta * (2 - s.delta))
+    return left, both * (1 - s.delta), 1 / (w1 * w2)
+
+
+class ErfDual(Dual):
+    r"""Dual of :math:`a\,\mathrm{erf}(b x) + c` (Williams 1997): an arcsine.
+
+    Parameters
+    ----------
+    a, b, c : float
+        Scale of the output, of the input, and offset.
+    """
+
+    def __init__(self, a: float = 1.0, b: float = 1.0, c: float = 0.0) -> None:
+        self.a, self.b, self.c = a, b, c
+
+    def diag(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both expectations at angle 0."""
+        p = 2 * self.b**2 * q
+        sigma = self.a**2 * (2 / math.pi) * torch.atan2(p, (1 + 2 * p).sqrt()) + self.c**2
+        return sigma, (self.a * self.b) ** 2 * (4 / math.pi) / (1 + 2 * p).sqrt()
+
+    def cross(self, s: State) -> tuple[State, Tensor]:
+        """Apply the arcsine, as the arctangent that stays accurate next to one."""
+        left, overlap, product = one_minus_overlap(s, 2 * self.b**2)
+        sigma = (self.a**2 * (2 / math.pi)) * torch.atan2(overlap, left.sqrt())
+        slope = ((self.a * self.b) ** 2 * (4 / math.pi)) * (product * left).rsqrt()
+        if self.c:
+            sigma = sigma + self.c**2
+        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma), slope
+
+
+class GELUDual(Dual):
+    r"""Dual of the exact GELU, :math:`x \Phi(x)`, by Stein's identity.
+
+    With :math:`D = (1 + q_1)(1 + q_2) - q_{12}^2`, :math:`G = 1 / (2 \pi \sqrt D)` and
+    :math:`P = \tfrac14 + \tfrac1{2\pi} \arcsin(q_{12} / \sqrt{(1 + q_1)(1 + q_2)})`,
+
+    .. math::
+
+        \sigma &= q_{12} P + G [q_1 q_2 + q_{12}^2 (w_1 + w_2 - 1)], \quad w_i = 1 / (1 + q_i), \\
+        \dot\sigma &= P + q_{12} G (w_1 + w_2 + 1 / D).
+    """
+
+    def _both(self, s: State) -> tuple[Tensor, Tensor]:
+        left, overlap, product = one_minus_overlap(s, 1.0)
+        below = 0.25 + torch.atan2(overlap, left.sqrt()) / (2 * math.pi)
+        both = s.nngp
+        det = left * product
+        density = det.rsqrt() / (2 * math.pi)
+        w = 1 / (1 + s.k1) + 1 / (1 + s.k2)
+        sigma = both * below + density * (s.k1 * s.k2 + both.square() * (w - 1))
+        return sigma, below + both * density * (w + 1 / det)
+
+    def diag(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both expectations at angle 0."""
+        return self._both(State(q, q, torch.zeros_like(q)))
+
+    def cross(self, s: State) -> tuple[State, Tensor]:
+        """Apply the formulas above to `s`."""
+        sigma, slope = self._both(s)
+        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma), slope
+
+
+class SinDual(Dual):
+    r"""Dual of :math:`a \sin(b x + c)`; a cosine is a sine with the phase :math:`c + \pi/2`.
+
+    Parameters
+    ----------
+    a, b, c : float
+        Amplitude, angular frequency, phase.
+    """
+
+    def __init__(self, a: float = 1.0, b: float = 1.0, c: float = 0.0) -> None:
+        self.a, self.b, self.twist = a, b, math.cos(2 * c)
+
+    def _both(self, s: State) -> tuple[Tensor, Tensor]:
+        difference, total = s.sum_of_squares
+        even = torch.exp(-0.5 * self.b**2 * difference)
+        odd = self.twist * torch.exp(-0.5 * self.b**2 * total)
+        sigma = (0.5 * self.a**2) * (even - odd)
+        return sigma, (0.5 * (self.a * self.b) ** 2) * (even + odd)
+
+    def diag(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both expectations at angle 0."""
+        return self._both(State(q, q, torch.zeros_like(q)))
+
+    def cross(self, s: State) -> tuple[State, Tensor]:
+        """Apply the characteristic function of a Gaussian to `s`."""
+        sigma, slope = self._both(s)
+        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma), slope
+
+
+class ExpDual(Dual):
+    r"""Dual of :math:`a \exp(b x)`: :math:`\sigma = a^2 \exp(b^2 (q_1 + q_2 + 2 q_{12}) / 2)`.
+
+    Parameters
+    ----------
+    a, b : float
+        Scale of the output and of the exponent.
+    """
+
+    def __init__(self, a: float = 1.0, b: float = 1.0) -> None:
+        self.a, self.b = a, b
+
+    def diag(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both expectations at angle 0."""
+        sigma = self.a**2 * torch.exp(2 * self.b**2 * q)
+        return sigma, self.b**2 * sigma
+
+    def cross(self, s: State) -> tuple[State, Tensor]:
+        """Apply the moment generating function of a Gaussian to `s`."""
+        difference, total = s.sum_of_squares
+        k1, k2 = self.diag(s.k1)[0], self.diag(s.k2)[0]
+        slope = (self.a * self.b) ** 2 * torch.exp(0.5 * self.b**2 * total)
+        delta = -torch.expm1(-0.5 * self.b**2 * difference)
+        return State(k1, k2, delta), slope
+
+
+class GaussianDual(Dual):
+    r"""Dual of :math:`a \exp(b x^2)`, :math:`b \le 0`.
+
+    With :math:`c = -2b` and :math:`D = (1 + c q_1)(1 + c q_2) - c^2 q_{12}^2`,
+    :math:`\sigma = a^2 D^{-1/2}` and :math:`\dot\sigma = a^2 c^2 q_{12} D^{-3/2}`.
+
+    Parameters
+    ----------
+    a, b : float
+        Height, and the coefficient of the square.
+    """
+
+    def __init__(self, a: float = 1.0, b: float = -1.0) -> None:
+        self.a, self.c = a, -2.0 * b
+
+    def _both(self, s: State) -> tuple[Tensor, Tensor]:
+        left, _, product = one_minus_overlap(s, self.c)
+        inverse = 1 / (left * product)
+        sigma = self.a**2 * inverse.sqrt()
+        return sigma, self.c**2 * sigma * s.nngp * inverse
+
+    def diag(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both expectations at angle 0."""
+        return self._both(State(q, q, torch.zeros_like(q)))
+
+    def cross(self, s: State) -> tuple[State, Tensor]:
+        """Apply the formulas above to `s`."""
+        sigma, slope = self._both(s)
+        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma), slope

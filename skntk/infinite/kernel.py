@@ -1,0 +1,224 @@
+"""`infinite_width`: the analytic kernels of a module."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skntk.core import as_tensor, like_input
+from skntk.gram import gram
+from skntk.infinite.inputs import Inputs, pairs
+from skntk.infinite.program import Program
+from skntk.infinite.rules import Options
+from skntk.infinite.tiles import read, tiles
+
+KINDS = ("ntk", "nngp")
+
+
+def infinite_width(module: nn.Module) -> InfiniteKernel:
+    r"""Return the kernels of a network in the limit of infinite width.
+
+    Every hidden layer's width goes to infinity; the module's own widths and current weights do not
+    matter, only its layers, their scales and how they are connected.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Built from linear layers (`skntk.nn.Linear`; `torch.nn.Linear` is read in the standard
+        parametrization from its initialization, weight variance ``1 / (3 fan_in)``), any
+        elementwise functions, ``Dropout`` (in training mode), ``LayerNorm``, ``RMSNorm``, sums,
+        products and concatenations along the features. A copy is kept; the module is not changed.
+
+    Returns
+    -------
+    InfiniteKernel
+        Call it with inputs.
+
+    References
+    ----------
+    Jacot, Gabriel & Hongler (2018), "Neural tangent kernel", theorem 1; Lee et al. (2018), "Deep
+    neural networks as Gaussian processes", equation 5.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, skntk, skntk.nn as snn
+    >>> net = torch.nn.Sequential(snn.Linear(2, 8, weight_std=1.4, bias_std=0.1), torch.nn.ReLU(),
+    ...                           snn.Linear(8, 1, weight_std=1.4, bias_std=0.1))
+    >>> k = skntk.infinite_width(net)
+    >>> k(np.eye(2), kind="nngp").round(3)
+    array([[0.98 , 0.322],
+           [0.322, 0.98 ]])
+    """
+    return InfiniteKernel(module)
+
+
+class InfiniteKernel:
+    """Analytic NNGP and NTK of one module; made by `infinite_width`.
+
+    NumPy arrays in give NumPy arrays out. Tensors in give tensors out, on the same device and
+    differentiable with respect to the inputs if these require gradients.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The kept copy.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"module={module!r} must be a torch.nn.Module instance.")
+        self.module = copy.deepcopy(module)
+        self._programs: dict[tuple[int, ...], Program] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"module": self.module, "_programs": {}}
+
+    def __repr__(self) -> str:
+        return f"infinite_width({self.module!r})"
+
+    def program(self, input_shape: tuple[int, ...]) -> Program:
+        """Return the program for inputs of shape (n, *input_shape), traced at the first call.
+
+        Raises
+        ------
+        UnsupportedModuleError
+            If the module holds an operation without a rule.
+        """
+        if input_shape not in self._programs:
+            self._programs[input_shape] = Program.of(self.module, input_shape)
+        return self._programs[input_shape]
+
+    @property
+    def quadrature_error(self) -> float:
+        """Bound on the relative error of activations without a closed form, over all calls."""
+        return max((p.quadrature_error for p in self._programs.values()), default=0.0)
+
+    def __call__(self, X1: Any, X2: Any = None, kind: str = "ntk") -> Any:
+        """Return the kernel between rows of `X1` and `X2`.
+
+        Parameters
+        ----------
+        X1 : array-like or Tensor of shape (n1, d)
+            Inputs; float32 in gives float32 out, anything else float64.
+        X2 : array-like or Tensor of shape (n2, d), optional
+            By default `X1` itself.
+        kind : {"ntk", "nngp"}, default="ntk"
+            Which kernel.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n1, n2)
+
+        Raises
+        ------
+        ValueError
+            If an input has NaN, is complex, empty, or of another shape than the module takes.
+        UnsupportedModuleError
+            If the module holds an operation without a rule.
+        """
+        return self.gram(X1, X2, kind=kind)
+
+    def gram(
+        self,
+        X1: Any,
+        X2: Any = None,
+        *,
+        kind: str = "ntk",
+        dtype: Any = None,
+        n_jobs: int | None = None,
+        compile: bool = False,
+        collapse: bool = True,
+    ) -> Any:
+        """Return the kernel matrix, with control over how it is computed.
+
+        Parameters
+        ----------
+        X1, X2, kind
+            As in a call.
+        dtype : {"float32", "float64"}, optional
+            Of the computation and the result; by default that of the inputs.
+        n_jobs : int, optional
+            Workers of joblib; by default torch's threads.
+        compile : bool, default=False
+            Fuse the layers with ``torch.compile``: several times faster on large matrices after a
+            first call that compiles for up to a minute; needs a C++ compiler.
+        collapse : bool, default=True
+            Where all inputs have one norm, or the network is homogeneous (ReLU-like, no bias),
+            evaluate it as one function of the angle, whatever its depth.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n1, n2)
+        """
+        check_kind(kind)
+        x1 = self._inputs(X1, dtype, "X1")
+        x2 = None if X2 is None else self._inputs(X2, dtype or x1.dtype, "X2", x1)
+        program = self.program(tuple(x1.shape[1:]))
+        one = Inputs.of(x1.flatten(1))
+        two = None if x2 is None else Inputs.of(x2.flatten(1))
+        if x1.requires_grad or (x2 is not None and x2.requires_grad):
+            out = self._differentiable(program, one, two, kind)
+        else:
+            blocks = [one] if two is None else [one, two]
+            with torch.no_grad():
+                made = tiles(program, kind, blocks, compiled=compile, collapse=collapse)
+                out = gram(made, one, two, n_jobs=n_jobs)
+        return like_input(out, X1)
+
+    def diag(self, X: Any, kind: str = "ntk") -> Any:
+        """Return the kernel of each row with itself: (n,), without the rest of the matrix.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n, d)
+            Inputs.
+        kind : {"ntk", "nngp"}, default="ntk"
+            Which kernel.
+
+        Returns
+        -------
+        ndarray or Tensor of shape (n,)
+        """
+        check_kind(kind)
+        x = self._inputs(X, None, "X")
+        program = self.program(tuple(x.shape[1:]))
+        state = program.run(Inputs.of(x.flatten(1)).own(), Options(with_ntk=kind == "ntk"))
+        return like_input(read(state, kind), X)
+
+    @staticmethod
+    def _differentiable(program: Program, one: Inputs, two: Inputs | None, kind: str) -> Tensor:
+        """Kernel as one graph of operations; the diagonal of a symmetric one is that of `diag`."""
+        options = Options(with_ntk=kind == "ntk")
+        full = read(program.run(pairs(one, one if two is None else two), options), kind)
+        if two is not None:
+            return full
+        own = read(program.run(one.own(), options), kind)
+        return full - torch.diag_embed(full.diagonal() - own)
+
+    @staticmethod
+    def _inputs(X: Any, dtype: Any, name: str, like: Tensor | None = None) -> Tensor:
+        x = as_tensor(X, dtype=dtype, device=None if like is None else like.device, name=name)
+        if x.ndim < 2:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; pass (n, d): one row per input.")
+        if 0 in x.shape:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; it must not be empty.")
+        if like is not None and x.shape[1:] != like.shape[1:]:
+            raise ValueError(
+                f"{name} has shape {tuple(x.shape)} but X1 has {tuple(like.shape)}: all axes but "
+                "the first must agree."
+            )
+        return x
+
+
+def check_kind(kind: str) -> None:
+    """Raise unless `kind` is known."""
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} must be one of {KINDS}.")

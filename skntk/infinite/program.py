@@ -1,0 +1,72 @@
+"""The program: a network's output signal, run on the state of its input."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from skntk.infinite.duals import QuadratureDual
+from skntk.infinite.lowering import Lowering, is_leaf
+from skntk.infinite.rules import Activation, Input, Options, Rule, Signal
+from skntk.infinite.state import State
+from skntk.tracing import trace
+
+
+class Program:
+    """Rules of one network in the order of their evaluation.
+
+    Parameters
+    ----------
+    output : Signal
+        What the network returns.
+
+    Examples
+    --------
+    >>> import skntk.nn as snn
+    >>> from skntk.infinite.program import Program
+    >>> len(Program.of(snn.MLP(3, depth=2), (3,)).rules)
+    6
+    """
+
+    def __init__(self, output: Signal) -> None:
+        self.output = output
+        self.rules: list[Rule] = []
+        seen: set[Rule] = set()
+        stack: list[tuple[Rule, bool]] = [(rule, False) for rule in reversed(output.rules)]
+        while stack:
+            rule, ready = stack.pop()
+            if ready:
+                self.rules.append(rule)
+            elif rule not in seen:
+                seen.add(rule)
+                stack.append((rule, True))
+                stack += [(r, False) for signal in rule.inputs for r in reversed(signal.rules)]
+
+    @classmethod
+    def of(cls, module: nn.Module, input_shape: tuple[int, ...]) -> Program:
+        """Trace and read `module` for inputs of shape (n, *input_shape)."""
+        return cls(Lowering(trace(module, input_shape, is_leaf)).run())
+
+    def run(self, state: State, options: Options) -> State:
+        """State of the output from that of the input."""
+        states: dict[Rule, State] = {}
+        for rule in self.rules:
+            if isinstance(rule, Input):
+                states[rule] = state
+            else:
+                inputs = [signal.combine(states) for signal in rule.inputs]
+                states[rule] = rule.apply(inputs, options)
+        return self.output.combine(states)
+
+    @property
+    def degree(self) -> float | None:
+        """Degree of homogeneity of the output in the norm of the input; None if it is none."""
+        degrees: dict[Rule, float | None] = {}
+        for rule in self.rules:
+            degrees[rule] = rule.degree([signal.degree(degrees) for signal in rule.inputs])
+        return self.output.degree(degrees)
+
+    @property
+    def quadrature_error(self) -> float:
+        """Largest relative error of an activation's series met so far, 0 for closed forms."""
+        duals = (rule.dual for rule in self.rules if isinstance(rule, Activation))
+        return max((dual.error for dual in duals if isinstance(dual, QuadratureDual)), default=0.0)

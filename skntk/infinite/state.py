@@ -1,0 +1,141 @@
+"""What is known of a layer's signals in the limit: variances, correlation and tangent kernel.
+
+A program carries the correlation of a pair of signals as its complement, ``delta = 1 - rho``. A
+kernel matrix stores ``rho``, which near coincident inputs has lost half of the digits of the
+angle; the complement keeps them, passes through affine layers and sums without cancellation, and
+needs no inverse trigonometric function to do so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@torch.library.custom_op("skntk::materialize", mutates_args=())
+def _materialize(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+@_materialize.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def rows(x: Tensor) -> Tensor:
+    """Return `x`, a quantity of single inputs, so that a compiler does not redo it for each pair."""
+    return _materialize(x) if torch.compiler.is_compiling() else x
+
+
+def safe_sqrt(x: Tensor) -> Tensor:
+    """Square root whose gradient is 0, not infinite, at 0 (and whose value is 0 below it)."""
+    if not x.requires_grad:
+        return x.clamp_min(0).sqrt()
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
+
+
+def safe_rsqrt(x: Tensor) -> Tensor:
+    """Reciprocal square root, 0 where `x` is 0."""
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1.0).rsqrt(), 0.0)
+
+
+@dataclass(frozen=True)
+class State:
+    """Limit of one layer's signals on pairs of inputs; all tensors broadcast against each other.
+
+    For a tile the shapes are ``k1 : (..., n1, 1)``, ``k2 : (..., 1, n2)`` and (..., n1, n2) for
+    the rest; for a list of m pairs all are (..., m).
+
+    Attributes
+    ----------
+    k1, k2 : Tensor
+        Variance (NNGP diagonal) of the signal at the first and the second inputs.
+    delta : Tensor
+        One minus the correlation of the two signals, in [0, 2]; 1 where a variance is 0.
+    ntk : Tensor or None
+        Tangent kernel; None while no trained parameter has been passed, or if not asked for.
+    own : bool
+        Whether each pair is one input with itself, as for a kernel's diagonal.
+    gain : float
+        Weight of a trained gain (of a normalization) that awaits the next layer: its tangent is
+        ``gain * nngp`` before an affine layer, but not before an activation.
+    """
+
+    k1: Tensor
+    k2: Tensor
+    delta: Tensor
+    ntk: Tensor | None = None
+    own: bool = False
+    gain: float = 0.0
+
+    @property
+    def nngp(self) -> Tensor:
+        """Covariance of the signals."""
+        return (rows(self.k1.sqrt()) * rows(self.k2.sqrt())) * (1 - self.delta)
+
+    @property
+    def tangent(self) -> Tensor | None:
+        """Tangent kernel with the pending gain."""
+        return add(self.ntk, self.gain * self.nngp) if self.gain else self.ntk
+
+    @property
+    def sum_of_squares(self) -> tuple[Tensor, Tensor]:
+        """Variances of the difference and of the sum of the two signals, free of cancellation."""
+        a, b = rows(self.k1.sqrt()), rows(self.k2.sqrt())
+        apart, both = (a - b).square(), (2 * a) * b
+        return apart + both * self.delta, apart + both * (2 - self.delta)
+
+    def scaled(self, r1: Tensor, r2: Tensor) -> State:
+        """Multiply the signals at each input by a number of their own."""
+        ntk = None if self.ntk is None else self.ntk * r1 * r2
+        return replace(self, k1=self.k1 * r1.square(), k2=self.k2 * r2.square(), ntk=ntk)
+
+    def with_cross(self, k1: Tensor, k2: Tensor, cross: Tensor) -> State:
+        """State of given variances and covariance; for what has no cancellation-free form."""
+        if self.own:
+            return State(k1, k2, (k1 == 0).to(k1.dtype), own=True)
+        return State(k1, k2, 1 - cross * (rows(safe_rsqrt(k1)) * rows(safe_rsqrt(k2))))
+
+
+def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """Sum of two tangent kernels, None standing for 0."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
+
+
+def superpose(states: Sequence[State], constant: float | Tensor = 0.0) -> State:
+    r"""Sum of uncorrelated signals, and of a shared random constant of variance `constant`.
+
+    With the shares :math:`r_m = \sqrt{k_m / \sum_l k_l}` of the terms at the two inputs,
+    :math:`\delta = \sum_m r_m r'_m \delta_m + \tfrac12 \sum_m (r_m - r'_m)^2`: all terms are
+    positive, so nothing cancels.
+    """
+    first = states[0]
+    k1 = sum((s.k1 for s in states[1:]), start=first.k1) + constant
+    k2 = sum((s.k2 for s in states[1:]), start=first.k2) + constant
+    ntk: Tensor | None = None
+    for s in states:
+        ntk = add(ntk, s.tangent)
+    if first.own:
+        return State(k1, k2, (k1 == 0).to(k1.dtype), ntk, own=True)
+    if len(states) == 1 and isinstance(constant, float) and constant == 0:
+        return State(k1, k2, first.delta, ntk)
+    i1, i2 = safe_rsqrt(k1), safe_rsqrt(k2)
+    shares = [(safe_sqrt(s.k1) * i1, safe_sqrt(s.k2) * i2) for s in states]
+    if not (isinstance(constant, float) and constant == 0):
+        std = constant**0.5
+        shares.append((std * i1, std * i2))
+    # A signal of variance 0 has no shares: half of its flag completes delta to 1.
+    delta = 0.5 * rows((k1 == 0).to(k1.dtype)) + 0.5 * rows((k2 == 0).to(k2.dtype))
+    for m, (r1, r2) in enumerate(shares):
+        r1, r2 = rows(r1), rows(r2)
+        delta = torch.addcmul(delta, apart := r1 - r2, apart, value=0.5)
+        if m < len(states):
+            delta = torch.addcmul(delta, r1 * r2, states[m].delta)
+    return State(k1, k2, delta, ntk)

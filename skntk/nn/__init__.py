@@ -1,0 +1,35 @@
+"""Layers whose parametrization is explicit, elementwise functions that torch lacks, and builders."""
+
+from skntk.nn.elementwise import (
+    ABReLU,
+    Abs,
+    Cos,
+    Erf,
+    Exp,
+    Gaussian,
+    Hermite,
+    Polynomial,
+    Sign,
+    Sin,
+    activation,
+    activation_names,
+)
+from skntk.nn.linear import Linear
+from skntk.nn.mlp import MLP
+
+__all__ = [
+    "MLP",
+    "ABReLU",
+    "Abs",
+    "Cos",
+    "Erf",
+    "Exp",
+    "Gaussian",
+    "Hermite",
+    "Linear",
+    "Polynomial",
+    "Sign",
+    "Sin",
+    "activation",
+    "activation_names",
+]

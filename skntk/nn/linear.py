@@ -1,0 +1,125 @@
+"""The affine layer with its parametrization written out."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+PARAMETRIZATIONS = ("ntk", "standard", "mup")
+
+
+class Linear(nn.Module):
+    r"""Affine layer in the NTK, standard or muP parametrization.
+
+    With fan-in :math:`m`, fan-out :math:`n`, standard normal :math:`W_{ij}, b_i`, and
+    ``weight_std`` :math:`\sigma_w`, ``bias_std`` :math:`\sigma_b`, the layer's function at
+    initialization is :math:`\sigma_w / \sqrt{m}\, W x + \sigma_b\, b` in all of them but the muP
+    readout, which is smaller by :math:`\sqrt{n / m}`. They differ in what is trained:
+
+    ========== ============================== ============================ ====================
+    name       function                       initial ``weight``           initial ``bias``
+    ========== ============================== ============================ ====================
+    "ntk"      sigma_w/sqrt(m) W x + sigma_b b  N(0, 1)                      N(0, 1)
+    "standard" W x + b                        N(0, sigma_w^2 / m)          N(0, sigma_b^2)
+    "mup"      sqrt(n/m) W x + sqrt(n) b      N(0, sigma_w^2 / max(m, n))  N(0, sigma_b^2 / n)
+    ========== ============================== ============================ ====================
+
+    Parameters
+    ----------
+    in_features : int
+        Fan-in, the size of the last axis of the input.
+    out_features : int
+        Fan-out, the size of the last axis of the output.
+    bias : bool, default=True
+        Whether there is a trained bias.
+    weight_std : float, default=1.0
+        Standard deviation of the weights, per fan-in; at least 0.
+    bias_std : float, default=0.0
+        Standard deviation of the bias; at least 0. A bias with ``bias_std=0`` has no effect in the
+        NTK parametrization, and is trained from zero in the standard one.
+    parametrization : {"ntk", "standard", "mup"}, default="ntk"
+        What is trained. "mup" is for finite networks: it has no kernel limit.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range.
+
+    References
+    ----------
+    Jacot, Gabriel & Hongler (2018), section 2; Sohl-Dickstein et al. (2020), "On the infinite
+    width limit of neural networks with a standard parameterization"; Yang, Simon & Bernstein
+    (2023), "A spectral condition for feature learning", condition 1.
+
+    Examples
+    --------
+    >>> import torch, skntk.nn as snn
+    >>> layer = snn.Linear(3, 5, weight_std=1.4, bias_std=0.1)
+    >>> layer(torch.ones(2, 3)).shape
+    torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        weight_std: float = 1.0,
+        bias_std: float = 0.0,
+        parametrization: str = "ntk",
+    ) -> None:
+        super().__init__()
+        for name, size in (("in_features", in_features), ("out_features", out_features)):
+            if int(size) != size or size < 1:
+                raise ValueError(f"{name}={size!r} must be an integer of at least 1.")
+        for name, std in (("weight_std", weight_std), ("bias_std", bias_std)):
+            if not (math.isfinite(std) and std >= 0):
+                raise ValueError(f"{name}={std!r} must be a finite number of at least 0.")
+        if parametrization not in PARAMETRIZATIONS:
+            raise ValueError(
+                f"parametrization={parametrization!r} must be one of {PARAMETRIZATIONS}."
+            )
+        self.in_features, self.out_features = int(in_features), int(out_features)
+        self.weight_std, self.bias_std = float(weight_std), float(bias_std)
+        self.parametrization = parametrization
+        self.weight = nn.Parameter(torch.empty(self.out_features, self.in_features))
+        self.bias = nn.Parameter(torch.empty(self.out_features)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew from torch's global generator."""
+        m, n = self.in_features, self.out_features
+        weight_std, bias_std = {
+            "ntk": (1.0, 1.0),
+            "standard": (self.weight_std / math.sqrt(m), self.bias_std),
+            "mup": (self.weight_std / math.sqrt(max(m, n)), self.bias_std / math.sqrt(n)),
+        }[self.parametrization]
+        nn.init.normal_(self.weight, std=weight_std)
+        if self.bias is not None:
+            nn.init.normal_(self.bias, std=bias_std)
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """Multipliers of weight and bias in the forward pass."""
+        m, n = self.in_features, self.out_features
+        return {
+            "ntk": (self.weight_std / math.sqrt(m), self.bias_std),
+            "standard": (1.0, 1.0),
+            "mup": (math.sqrt(n / m), math.sqrt(n)),
+        }[self.parametrization]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer to the last axis: (..., in_features) to (..., out_features)."""
+        weight_scale, bias_scale = self.scales
+        bias = None if self.bias is None else bias_scale * self.bias
+        return F.linear(x, weight_scale * self.weight, bias)
+
+    def extra_repr(self) -> str:
+        """Return the arguments, for ``repr``."""
+        return (
+            f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, "
+            f"weight_std={self.weight_std:g}, bias_std={self.bias_std:g}, "
+            f"parametrization={self.parametrization!r}"
+        )
