@@ -8,11 +8,16 @@ needs no inverse trigonometric function to do so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+
+_recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 
 @torch.library.custom_op("skntk::materialize", mutates_args=())
@@ -27,7 +32,17 @@ def _(x: Tensor) -> Tensor:
 
 def rows(x: Tensor) -> Tensor:
     """Return `x`, a quantity of single inputs, so that a compiler does not redo it for each pair."""
-    return _materialize(x) if torch.compiler.is_compiling() else x
+    return _materialize(x) if _recording.get() else x
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """While operations are recorded for a compiler, `rows` marks what it must not redo."""
+    token = _recording.set(True)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
 
 
 def safe_sqrt(x: Tensor) -> Tensor:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import scipy.fft
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from skntk.core import SkntkWarning
 from skntk.infinite.inputs import Inputs, angles, pairs
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
-from skntk.infinite.state import State
+from skntk.infinite.state import State, recording
 
 #: Relative accuracy of a collapsed kernel, and the nodes at which its function is sampled.
 COLLAPSE_TOL = {torch.float32: 1e-7, torch.float64: 2e-14}
@@ -170,23 +170,29 @@ def tiles(
 
 
 def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`function` through ``torch.compile``; with a warning and unchanged if that fails."""
-    compiled: Any = torch.compile(function, dynamic=False)
-    failed = False
+    """`function` through ``torch.compile``, from its first call on, for arguments of one shape.
+
+    The operations are recorded once by running the function, so that the compiler sees a flat
+    graph of tensors. If it fails, a warning says so and the function itself is called.
+    """
+    made: dict[tuple[torch.Size, ...], Callable[..., Tensor]] = {}
 
     def run(*args: Tensor) -> Tensor:
-        nonlocal failed
-        if not failed:
+        shapes = tuple(a.shape for a in args)
+        if shapes not in made:
             try:
-                return compiled(*args)
+                with recording():
+                    graph = make_fx(lambda *flat: function(*flat))(*args)
+                made[shapes] = torch.compile(graph, dynamic=False)
+                return made[shapes](*args)
             except Exception as error:
-                failed = True
+                made[shapes] = function
                 warnings.warn(
                     "torch.compile failed and the plain path is used instead (same values, "
                     f"slower): {str(error).strip().splitlines()[0]}",
                     SkntkWarning,
                     stacklevel=4,
                 )
-        return function(*args)
+        return made[shapes](*args)
 
     return run

@@ -1,0 +1,268 @@
+"""What both machines share: their network, its kernel, weights and memory."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight
+from torch import Tensor, nn
+
+from skntk.core import available_bytes, format_bytes, resolve_dtype
+from skntk.core.errors import MemoryBudgetError
+from skntk.infinite import InfiniteKernel, infinite_width
+from skntk.nn import MLP
+
+#: Rows above which hyperparameters are tuned on a random subset of that many rows.
+TUNING_ROWS = 2000
+#: Rows of test data whose kernel with the training data is held at one time, at least.
+_BLOCK = 256
+_SIZE = 8
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """One candidate kernel: the hyperparameters of the default network, or a module.
+
+    Attributes
+    ----------
+    depth, activation, weight_std, bias_std
+        Of `skntk.nn.MLP`; unused with a module.
+    kind : {"ntk", "nngp"}
+        Which kernel.
+    module : torch.nn.Module or None
+        A network that replaces the default one.
+    feature_scales : Tensor of shape (d,) or None
+        Factors of the input's features.
+    """
+
+    depth: int
+    activation: str | nn.Module
+    weight_std: float
+    bias_std: float
+    kind: str
+    module: nn.Module | None = field(default=None, repr=False)
+    feature_scales: Tensor | None = field(default=None, repr=False)
+
+    def kernel(self, n_features: int) -> InfiniteKernel:
+        """Return the infinite-width kernel."""
+        if self.module is not None:
+            return infinite_width(self.module)
+        net = MLP(
+            n_features,
+            depth=self.depth,
+            width=1,
+            activation=self.activation,
+            weight_std=self.weight_std,
+            bias_std=self.bias_std,
+        )
+        return infinite_width(net)
+
+    def __str__(self) -> str:
+        if self.module is not None:
+            return f"{self.kind} of the module"
+        return (
+            f"{self.kind}, depth {self.depth}, weight_std {self.weight_std:.4g}, "
+            f"bias_std {self.bias_std:.4g}"
+        )
+
+
+class Evaluated:
+    """A kernel choice bound to the dtype and threads of an estimator.
+
+    Parameters
+    ----------
+    choice : KernelChoice
+        Which kernel.
+    n_features : int
+        Columns of X.
+    dtype : torch.dtype
+        Of the kernel's computation; results are float64.
+    n_jobs : int or None
+        As of `InfiniteKernel.gram`.
+    """
+
+    def __init__(self, choice: KernelChoice, n_features: int, dtype: Any, n_jobs: int | None):
+        self.choice, self.dtype, self.n_jobs = choice, dtype, n_jobs
+        self.infinite = choice.kernel(n_features)
+
+    def _scaled(self, X: Tensor) -> Tensor:
+        X = X.to(self.dtype)
+        scales = self.choice.feature_scales
+        return X if scales is None else X * scales.to(X)
+
+    def gram(self, X: Tensor, Y: Tensor | None = None, kind: str | None = None) -> Tensor:
+        """Kernel matrix in float64."""
+        Y = None if Y is None else self._scaled(Y)
+        kind = kind or self.choice.kind
+        K = self.infinite.gram(self._scaled(X), Y, kind=kind, n_jobs=self.n_jobs)
+        return K.double()
+
+    def diag(self, X: Tensor, kind: str | None = None) -> Tensor:
+        """Kernel of each row with itself in float64."""
+        return self.infinite.diag(self._scaled(X), kind or self.choice.kind).double()
+
+
+class ModuleParams(BaseEstimator):
+    """Parameters ``module__*`` of a module class, as in skorch."""
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, with those of the module."""
+        params = super().get_params(deep=False)
+        extra = {k: v for k, v in vars(self).items() if k.startswith("module__")}
+        return {**params, **extra}
+
+    def set_params(self, **params: Any) -> ModuleParams:
+        """Set parameters; names that start with ``module__`` go to the module's class."""
+        extra = {k: params.pop(k) for k in list(params) if k.startswith("module__")}
+        vars(self).update(extra)
+        super().set_params(**params)
+        return self
+
+    def _built_module(self) -> nn.Module | None:
+        """Return the module to use: a copy of an instance, or an instance of a class."""
+        module, extra = self.module, {}
+        for name, value in vars(self).items():
+            if name.startswith("module__"):
+                extra[name.removeprefix("module__")] = value
+        if extra and not inspect.isclass(module):
+            raise ValueError(
+                f"parameters {sorted('module__' + k for k in extra)} need module to be a class, "
+                f"but it is {module!r}."
+            )
+        if module is None or isinstance(module, nn.Module):
+            return copy.deepcopy(module)
+        if inspect.isclass(module) and issubclass(module, nn.Module):
+            with torch.random.fork_rng(devices=[]):
+                return module(**extra)
+        raise TypeError(f"module={module!r} must be a torch.nn.Module class or instance, or None.")
+
+
+class NTKMachine(ModuleParams):
+    """Base of `NTKRegressor` and `NTKClassifier`; not used directly."""
+
+    _parameter_constraints: dict[str, Any] = {
+        "depth": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
+        "activation": [str, nn.Module],
+        "weight_std": [Interval(Real, 0, None, closed="neither")],
+        "bias_std": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "module": "no_validation",
+        "kind": [StrOptions({"ntk", "nngp"})],
+        "param_grid": [dict, None],
+        "device": [str, torch.device],
+        "dtype": "no_validation",
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    _DEFAULTS = {"depth": 3, "bias_std": 0.1}
+    _GRID: dict[str, tuple[Any, ...]] = {}
+
+    # Candidates
+
+    def _candidates(self, tuned: bool) -> list[KernelChoice]:
+        """Kernels to choose from; one unless `tuned`."""
+        module = self._built_module()
+        values: dict[str, Any] = {"kind": [self.kind]}
+        for name in ("depth", "activation", "weight_std", "bias_std"):
+            value = getattr(self, name)
+            if not (isinstance(value, str) and value == "auto"):
+                values[name] = [value]
+            elif tuned and module is None:
+                values[name] = list(self._GRID[name])
+            else:
+                values[name] = [self._DEFAULTS[name]]
+        grid = dict(self.param_grid or {})
+        grid.pop("alpha", None)
+        if unknown := sorted(set(grid) - set(values)):
+            raise ValueError(
+                f"param_grid has the keys {unknown}; allowed are {sorted([*values, 'alpha'])}."
+            )
+        if grid and not tuned:
+            raise ValueError("param_grid is used by tuning; pass tuning='loo', or no param_grid.")
+        if grid and module is not None and set(grid) != {"kind"}:
+            raise ValueError("with a module, param_grid may hold only 'kind' and 'alpha'.")
+        values.update({name: list(np.atleast_1d(v)) for name, v in grid.items()})
+        choices = [KernelChoice(3, "relu", 1.0, 0.0, self.kind, module)]
+        for name, options in values.items():
+            if not options:
+                raise ValueError(f"param_grid[{name!r}] is empty.")
+            options = [_plain(o) for o in options]
+            choices = [replace(c, **{name: o}) for c in choices for o in options]
+        return choices
+
+    def _alphas(self, default: np.ndarray) -> np.ndarray:
+        """Ridges to choose from, relative to the mean diagonal."""
+        alphas = (self.param_grid or {}).get("alpha")
+        if alphas is None:
+            if not isinstance(self.alpha, str):
+                return np.atleast_2d(np.asarray(self.alpha, dtype=float))[:1].reshape(1, -1)[:, 0]
+            return default
+        alphas = np.atleast_1d(np.asarray(alphas, dtype=float))
+        if alphas.ndim != 1 or not (np.isfinite(alphas).all() and (alphas > 0).all()):
+            raise ValueError("param_grid['alpha'] must be a sequence of positive numbers.")
+        return alphas
+
+    # Data
+
+    def _weights(self, sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
+        """Check weights; None if all are equal."""
+        if sample_weight is None:
+            return None
+        weights = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+        if not weights.any():
+            raise ValueError("sample_weight is 0 for every row; at least one must be positive.")
+        return weights
+
+    def _tensor(self, X: np.ndarray) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(X), device=self.device)
+
+    def _bound(self, choice: KernelChoice, n_features: int) -> Evaluated:
+        return Evaluated(choice, n_features, resolve_dtype(self.dtype), self.n_jobs)
+
+    def _require_square(self, n: int, matrices: float) -> None:
+        """Raise before allocation if `matrices` of n x n float64 do not fit."""
+        free = available_bytes(self.device)
+        need = int(matrices * _SIZE * n**2)
+        if need > free:
+            fits = int(math.sqrt(free / (_SIZE * matrices)))
+            raise MemoryBudgetError(
+                f"fitting {n} rows needs {format_bytes(need)} for {matrices:g} matrices of "
+                f"{n} x {n} float64, but {format_bytes(free)} are available; about {fits} rows "
+                "would fit. Fit a random subset of that many rows, or use a machine with more "
+                "memory."
+            )
+
+    def _blocks(self, n_test: int, n_train: int) -> Iterator[slice]:
+        """Blocks of test rows whose kernel with the training rows is small."""
+        size = max(_BLOCK, 2**25 // max(n_train, 1))
+        for start in range(0, n_test, size):
+            yield slice(start, start + size)
+
+    def _progress(self, items: list[Any], what: str) -> Any:
+        """Iterate with a progress bar if asked for."""
+        from tqdm.auto import tqdm
+
+        return tqdm(items, desc=what, disable=not self.verbose)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        return tags
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars as Python numbers, and integral floats as integers where they are depths."""
+    return value.item() if isinstance(value, np.generic) else value

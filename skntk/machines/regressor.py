@@ -1,0 +1,476 @@
+"""`NTKRegressor`: Gaussian process and gradient-flow regression with an infinite-width kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from skntk.machines.base import TUNING_ROWS, Evaluated, NTKMachine
+from skntk.machines.targets import Targets
+from skntk.machines.tuning import Tuned, mean_diagonal, tune_evidence, tune_loo
+from skntk.solvers import (
+    Factor,
+    Spectral,
+    cholesky,
+    ensemble_covariance,
+    readout_ensemble_covariance,
+)
+
+
+class NTKRegressor(RegressorMixin, NTKMachine):
+    r"""Regression with the kernel of an infinitely wide network.
+
+    Read as a Gaussian process, the prior covariance of each output is :math:`s^2 K` and the noise
+    variance :math:`s^2 \alpha` times the mean diagonal of :math:`K`. Read as a network, its mean
+    is that of a wide network trained by gradient flow, to convergence or for `training_time`.
+
+    Targets are centred and scaled inside; inputs are not, so put a scaler in front.
+
+    Parameters
+    ----------
+    depth : int or "auto", default="auto"
+        Hidden layers of the default network. "auto" is tuned over 1, 2, 3 and 5; 3 without tuning.
+    activation : str or torch.nn.Module, default="relu"
+        A name of `skntk.nn.activation_names` or an elementwise module.
+    weight_std : float, default=sqrt(2)
+        Standard deviation of the weights, per fan-in.
+    bias_std : float or "auto", default="auto"
+        Standard deviation of the biases. "auto" is tuned over 0.1, 0.5 and 1; 0.1 without tuning.
+    module : torch.nn.Module class or instance, optional
+        A network that replaces the default one; parameters ``module__*`` go to a class. `depth`,
+        `activation`, `weight_std` and `bias_std` are then unused.
+    kind : {"ntk", "nngp"}, default="ntk"
+        The kernel of all layers trained, or of the readout alone.
+    alpha : float, array-like of shape (n_outputs,), or "auto", default="auto"
+        Ridge relative to the weighted mean diagonal of the kernel, at least 0. "auto" is tuned
+        over 22 values from 1e-6 to 10; 1e-3 without tuning.
+    param_grid : dict, optional
+        Candidates of the tuning by name: "depth", "activation", "weight_std", "bias_std", "kind",
+        "alpha". They replace the values of these parameters.
+    training_time : float, default=inf
+        Time of gradient flow on the loss :math:`\frac1{2nk}\sum (f - y)^2`, as regularization;
+        hyperparameters are tuned as at infinite time.
+    tuning : {"loo", "marginal_likelihood"} or None, default="loo"
+        Leave-one-out log predictive density over the candidates, with one eigendecomposition a
+        kernel; or the evidence, with gradients through the kernel for weight_std, bias_std and
+        alpha from each candidate. Above 2000 rows, a random subset of 2000 is tuned on.
+    ard : bool, default=False
+        Tune one input scale per feature; needs ``tuning="marginal_likelihood"``.
+    uncertainty : {"gp", "ensemble"}, default="gp"
+        What standard deviations are: the posterior of the Gaussian process, or the spread of
+        networks trained from different initializations, which can exceed the prior.
+    device : str or torch.device, default="cpu"
+        Where kernels are computed and solved.
+    dtype : {"float64", "float32"}, default="float64"
+        Of the kernel; it is solved in float64.
+    n_jobs : int, optional
+        Workers of joblib for kernel tiles; by default torch's threads.
+    random_state : int, RandomState or None, default=None
+        For the subset that is tuned on.
+    verbose : int, default=0
+        1 shows progress.
+
+    Attributes
+    ----------
+    X_fit_ : ndarray of shape (n, d)
+        Training rows, without those of weight 0.
+    choice_ : KernelChoice
+        The kernel in use.
+    alpha_ : float or ndarray of shape (n_outputs,)
+        Absolute ridge.
+    scale_ : ndarray of shape (n_outputs,)
+        Signal variance :math:`s^2`, for standardized targets; 1 without tuning.
+    noise_variance_ : float or ndarray of shape (n_outputs,)
+        Variance of the noise of a row of weight 1, in squared units of y.
+    jitter_ : float
+        What had to be added to the diagonal beyond alpha.
+    log_marginal_likelihood_value_ : float
+        Evidence of the standardized targets, summed over outputs.
+    tuning_results_ : dict
+        The best ridge and score of each candidate kernel; absent without tuning.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X had any.
+
+    References
+    ----------
+    Jacot, Gabriel & Hongler (2018); Lee et al. (2019), "Wide neural networks of any depth evolve
+    as linear models", equations 13 to 16; Rasmussen & Williams (2006), chapters 2 and 5.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from skntk import NTKRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), NTKRegressor()).fit(X[:300], y[:300])
+    >>> mean, std = model.predict(X[300:], return_std=True)
+    >>> mean.shape, std.shape
+    ((142,), (142,))
+    """
+
+    _parameter_constraints: dict[str, Any] = {
+        **NTKMachine._parameter_constraints,
+        "alpha": [Interval(Real, 0, None, closed="left"), "array-like", StrOptions({"auto"})],
+        "training_time": [Interval(Real, 0, None, closed="both")],
+        "tuning": [StrOptions({"loo", "marginal_likelihood"}), None],
+        "ard": ["boolean"],
+        "uncertainty": [StrOptions({"gp", "ensemble"})],
+    }
+    _GRID = {"depth": (1, 2, 3, 5), "bias_std": (0.1, 0.5, 1.0)}
+    _ALPHAS = np.logspace(-6, 1, 22)
+
+    def __init__(
+        self,
+        depth: int | str = "auto",
+        activation: str | nn.Module = "relu",
+        weight_std: float = math.sqrt(2),
+        bias_std: float | str = "auto",
+        *,
+        module: Any = None,
+        kind: str = "ntk",
+        alpha: Any = "auto",
+        param_grid: dict[str, Any] | None = None,
+        training_time: float = math.inf,
+        tuning: str | None = "loo",
+        ard: bool = False,
+        uncertainty: str = "gp",
+        device: str | torch.device = "cpu",
+        dtype: str = "float64",
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.depth = depth
+        self.activation = activation
+        self.weight_std = weight_std
+        self.bias_std = bias_std
+        self.module = module
+        self.kind = kind
+        self.alpha = alpha
+        self.param_grid = param_grid
+        self.training_time = training_time
+        self.tuning = tuning
+        self.ard = ard
+        self.uncertainty = uncertainty
+        self.device = device
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # Fitting
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NTKRegressor:
+        """Tune the kernel and solve for the training targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Training rows.
+        y : array-like of shape (n,) or (n, k)
+            Targets.
+        sample_weight : array-like of shape (n,), optional
+            Weights; the noise variance of a row is inversely proportional to its weight.
+
+        Returns
+        -------
+        NTKRegressor
+            Itself.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If a kernel matrix of all rows does not fit in memory.
+        KernelOverflowError
+            If the kernel overflows its dtype.
+        NotPositiveDefiniteError
+            If the regularized kernel cannot be factorized.
+        """
+        X, y = validate_data(
+            self, X, y, multi_output=True, y_numeric=True, dtype=[np.float64, np.float32]
+        )
+        weights = self._weights(sample_weight, X)
+        if weights is not None:
+            X, y, weights = X[weights > 0], y[weights > 0], weights[weights > 0]
+        n = len(X)
+        self._require_square(n, 1.2 if self._by_cholesky(n) else 3.2)
+        w = torch.ones(n, dtype=torch.float64, device=self.device)
+        if weights is not None:
+            w *= torch.as_tensor(weights / weights.mean(), device=self.device)
+        self.X_fit_ = X
+        self._targets = Targets.of(y.astype(np.float64), w)
+        self._weights_fit = w
+        self._solve(self._tune(self._tensor(X), self._targets.Z, w))
+        return self
+
+    def _by_cholesky(self, n: int) -> bool:
+        """Whether the final solve is one Cholesky factorization."""
+        tuned_on_all = self.tuning == "loo" and n <= TUNING_ROWS
+        per_target = not isinstance(self.alpha, str) and np.size(self.alpha) > 1
+        return not (tuned_on_all or per_target or math.isfinite(self.training_time))
+
+    def _tune(self, X: Tensor, Z: Tensor, w: Tensor) -> Tuned:
+        """Choose kernel, ridge and scale, on all rows or a random subset."""
+        n, k = Z.shape
+        tuned = self.tuning is not None and n > 2
+        if self.ard and self.tuning != "marginal_likelihood":
+            raise ValueError("ard=True needs tuning='marginal_likelihood'.")
+        if self.tuning is None and isinstance(self.param_grid, dict):
+            raise ValueError("param_grid is used by tuning; pass tuning='loo', or no param_grid.")
+        kernels = [self._bound(c, X.shape[1]) for c in self._candidates(tuned)]
+        alphas = self._alphas(self._ALPHAS)
+        if not tuned:
+            alpha = 1e-3 if isinstance(self.alpha, str) else self._fixed_alpha(k)
+            one = torch.ones(k, dtype=torch.float64, device=Z.device)
+            return Tuned(kernels[0], alpha, one, None, {})
+        if n > TUNING_ROWS:
+            subset = check_random_state(self.random_state).permutation(n)[:TUNING_ROWS]
+            rows = torch.as_tensor(np.sort(subset), device=X.device)
+            X, Z, w = X[rows], Z[rows], w[rows] / w[rows].mean()
+        if np.size(self.alpha) > 1 and not isinstance(self.alpha, str):
+            raise ValueError("alpha with one value per target needs tuning=None.")
+        kernels = self._progress(kernels, "tuning")
+        if self.tuning == "loo":
+            result = tune_loo(kernels, alphas, X, Z, w)
+        else:
+            result = tune_evidence(
+                kernels,
+                alphas,
+                X,
+                Z,
+                w,
+                free=self._free(),
+                rebind=lambda choice: self._bound(choice, X.shape[1]),
+            )
+        self.tuning_results_ = result.results
+        return result
+
+    def _free(self) -> tuple[str, ...]:
+        names = () if self.module is not None else ("weight_std", "bias_std")
+        return (*names, "feature_scales") if self.ard else names
+
+    def _fixed_alpha(self, k: int) -> Any:
+        alpha = np.asarray(self.alpha, dtype=float)
+        if alpha.ndim > 1 or (alpha.ndim == 1 and alpha.shape != (k,)):
+            raise ValueError(
+                f"alpha has shape {alpha.shape}; pass one number or one per target ({k},)."
+            )
+        if not (np.isfinite(alpha).all() and (alpha >= 0).all()):
+            raise ValueError(f"alpha={self.alpha!r} must be finite and at least 0.")
+        return float(alpha) if alpha.ndim == 0 else alpha
+
+    def _solve(self, tuned: Tuned) -> None:
+        """Solve for all rows with the tuned hyperparameters."""
+        X, Z, w = self._tensor(self.X_fit_), self._targets.Z, self._weights_fit
+        n, k = Z.shape
+        self._kernel: Evaluated = tuned.kernel
+        self.choice_ = tuned.kernel.choice
+        spectral = tuned.spectral if tuned.spectral and tuned.spectral.n_samples == n else None
+        K = None if spectral else self._kernel.gram(X)
+        unit = mean_diagonal(self._kernel.diag(X) if K is None else K.diagonal(), w)
+        self.alpha_ = tuned.alpha * unit
+        ridges = torch.as_tensor(np.broadcast_to(self.alpha_, k).copy(), device=Z.device)
+        self.jitter_ = 0.0
+        self._factors: list[Factor]
+        if K is not None and self._by_cholesky(n):
+            factor = cholesky(K, float(ridges[0]) / w, overwrite=True)
+            self._factors, self.jitter_ = [factor], factor.jitter
+            self._dual = factor.solve(Z)
+        else:
+            self._spectral = spectral or Spectral.from_gram(K, w, overwrite=True)
+            self._factors = [self._spectral.at(float(r)) for r in torch.unique(ridges)]
+            time = [self.training_time]
+            self._dual = self._spectral.time_coefficients(Z, time, ridges, k)[0]
+        evidence = self._evidence(ridges, tuned.scale)
+        self.log_marginal_likelihood_value_ = evidence
+        self.scale_ = tuned.scale.cpu().numpy()
+        noise = self.scale_ * self.alpha_ * self._targets.scale.cpu().numpy() ** 2
+        self.noise_variance_ = float(noise[0]) if self._targets.flat else noise
+        if k == 1 and np.ndim(self.alpha_):
+            self.alpha_ = float(self.alpha_[0])
+
+    def _evidence(self, ridges: Tensor, scale: Tensor) -> float:
+        """Log marginal likelihood of the standardized targets at the given signal scales."""
+        Z, n = self._targets.Z, len(self._targets.Z)
+        total = 0.0
+        for j, s in enumerate(scale.clamp_min(torch.finfo(scale.dtype).tiny)):
+            unit = self._factor_of(float(ridges[j])).log_marginal_likelihood(
+                Z[:, j : j + 1] / s.sqrt()
+            )
+            total += float(unit) - 0.5 * n * float(s.log())
+        return total
+
+    def _factor_of(self, ridge: float) -> Factor:
+        if len(self._factors) == 1:
+            return self._factors[0]
+        return next(f for f in self._factors if f.alpha == ridge)  # type: ignore[attr-defined]
+
+    # Predicting
+
+    def predict(self, X: Any, return_std: bool = False, return_cov: bool = False) -> Any:
+        """Predict the mean, and on request the uncertainty of the latent function.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Test rows.
+        return_std : bool, default=False
+            Return the standard deviation too; add `noise_variance_` to its square for that of a
+            new observation.
+        return_cov : bool, default=False
+            Return the joint covariance of the test rows too.
+
+        Returns
+        -------
+        mean : ndarray of shape (m,) or (m, k)
+            Like the y of `fit`.
+        std : ndarray of shape (m,) or (m, k)
+            With `return_std`.
+        cov : ndarray of shape (m, m) or (m, m, k)
+            With `return_cov`.
+
+        Raises
+        ------
+        ValueError
+            If both are asked for.
+        """
+        if return_std and return_cov:
+            raise ValueError("return_std and return_cov cannot both be True; ask for one of them.")
+        check_is_fitted(self)
+        X = self._tensor(validate_data(self, X, reset=False, dtype=[np.float64, np.float32]))
+        train = self._tensor(self.X_fit_)
+        if return_cov:
+            self._require_square(len(X), 2 + len(self._factors))
+            cross = self._kernel.gram(X, train)
+            return self._targets.back(cross @ self._dual), self._targets.back_variance(
+                self._posterior(X, train, cross, full=True)
+            )
+        means, variances = [], []
+        for rows in self._blocks(len(X), len(train)):
+            cross = self._kernel.gram(X[rows], train)
+            means.append(cross @ self._dual)
+            if return_std:
+                variances.append(self._posterior(X[rows], train, cross, full=False))
+            del cross
+        mean = self._targets.back(torch.cat(means))
+        if not return_std:
+            return mean
+        return mean, np.sqrt(self._targets.back_variance(torch.cat(variances)))
+
+    def _posterior(self, X: Tensor, train: Tensor, cross: Tensor, full: bool) -> Tensor:
+        """Variances (m, k), or covariances (m, m, k), of standardized outputs; consumes `cross`."""
+        if self.uncertainty == "ensemble":
+            return self._ensemble(X, train, cross, full)
+        k = self._targets.Z.shape[1]
+        prior = self._kernel.gram(X) if full else self._kernel.diag(X)
+        ridges = np.broadcast_to(self.alpha_, k)
+        made: dict[float, Tensor] = {}
+        for ridge in dict.fromkeys(float(r) for r in ridges):
+            half = self._factor_of(ridge).half_solve(cross.T, overwrite=len(self._factors) == 1)
+            if full:
+                posterior = prior - half.T @ half
+                posterior = 0.5 * (posterior + posterior.T)
+                posterior.diagonal().clamp_(min=0.0)
+            else:
+                posterior = (prior - half.square_().sum(0)).clamp_min(0.0)
+            made[ridge] = posterior
+        scale = torch.as_tensor(self.scale_, device=cross.device)
+        return torch.stack([s * made[float(r)] for s, r in zip(scale, ridges, strict=True)], -1)
+
+    def _ensemble(self, X: Tensor, train: Tensor, cross: Tensor, full: bool) -> Tensor:
+        """Spread of trained networks over initializations (Lee et al. 2019, equations 15, 16)."""
+        if np.ndim(self.alpha_):
+            raise ValueError("uncertainty='ensemble' needs one alpha for all targets.")
+        k = self._targets.Z.shape[1]
+        spectral = self._decomposition()
+        nngp = {"kind": "nngp"}
+        own = self._kernel.gram(X, **nngp) if full else self._kernel.diag(X, **nngp)
+        how = {"time": self.training_time, "alpha": float(self.alpha_), "n_outputs": k}
+        if self.choice_.kind == "nngp":
+            spread = readout_ensemble_covariance(spectral, cross, own, **how)
+        else:
+            prior = (self._kernel.gram(train, **nngp), self._kernel.gram(X, train, **nngp), own)
+            spread = ensemble_covariance(spectral, cross, *prior, **how)
+        return spread[..., None].expand(*spread.shape, k)
+
+    def _decomposition(self) -> Spectral:
+        """Eigendecomposition of the training kernel, made when it is first needed."""
+        if not hasattr(self, "_spectral"):
+            self._require_square(len(self.X_fit_), 3.2)
+            K = self._kernel.gram(self._tensor(self.X_fit_))
+            self._spectral = Spectral.from_gram(K, self._weights_fit, overwrite=True)
+        return self._spectral
+
+    def staged_predict(self, X: Any, times: Any) -> Iterator[np.ndarray]:
+        """Predict after each of several training times, from one eigendecomposition.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Test rows.
+        times : array-like of shape (T,)
+            Times of gradient flow, at least 0; infinity is convergence.
+
+        Yields
+        ------
+        ndarray of shape (m,) or (m, k)
+            The mean at each time.
+        """
+        check_is_fitted(self)
+        X = self._tensor(validate_data(self, X, reset=False, dtype=[np.float64, np.float32]))
+        Z = self._targets.Z
+        cross = self._kernel.gram(X, self._tensor(self.X_fit_))
+        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64, device=Z.device)
+        for time in np.atleast_1d(np.asarray(times, dtype=float)):
+            dual = self._decomposition().time_coefficients(Z, [time], alpha, Z.shape[1])[0]
+            yield self._targets.back(cross @ dual)
+
+    def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
+        """Draw functions from the posterior (or the ensemble) at the test rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Test rows.
+        n_samples : int, default=1
+            Number of functions.
+        random_state : int, RandomState or None, default=0
+            For the draws.
+
+        Returns
+        -------
+        ndarray of shape (m, n_samples) or (m, k, n_samples)
+            The latent function, without noise.
+        """
+        mean, cov = self.predict(X, return_cov=True)
+        rng = check_random_state(random_state)
+        if mean.ndim == 1:
+            return _draw(mean, cov, n_samples, rng)
+        draws = [_draw(mean[:, j], cov[:, :, j], n_samples, rng) for j in range(mean.shape[1])]
+        return np.stack(draws, axis=1)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+
+def _draw(mean: np.ndarray, cov: np.ndarray, n_samples: int, rng: Any) -> np.ndarray:
+    """Gaussian draws through an eigendecomposition, which a singular covariance does not stop."""
+    values, vectors = np.linalg.eigh(cov)
+    root = vectors * np.sqrt(np.clip(values, 0.0, None))
+    return mean[:, None] + root @ rng.standard_normal((len(mean), n_samples))

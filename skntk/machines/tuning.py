@@ -1,0 +1,330 @@
+"""Choosing a kernel and a ridge: by leave-one-out, or by the marginal likelihood."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from skntk.infinite.inputs import Inputs, pairs
+from skntk.infinite.program import Program
+from skntk.infinite.rules import Options
+from skntk.infinite.tiles import read
+from skntk.machines.base import Evaluated, KernelChoice
+from skntk.solvers import Spectral
+
+_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A choice and why it was made.
+
+    Attributes
+    ----------
+    kernel : Evaluated
+        The chosen kernel.
+    alpha : float
+        The ridge, relative to the weighted mean diagonal of the kernel.
+    scale : Tensor of shape (k,)
+        Signal variance of each output, in units of the kernel.
+    spectral : Spectral or None
+        Decomposition of its Gram matrix on the rows that were tuned on.
+    results : dict of str to list
+        One entry per candidate kernel: what it was, its best ridge, its score.
+    """
+
+    kernel: Evaluated
+    alpha: float
+    scale: Tensor
+    spectral: Spectral | None
+    results: dict[str, list[Any]] = field(repr=False)
+
+
+def mean_diagonal(diagonal: Tensor, weights: Tensor) -> float:
+    """Weighted mean of a kernel's diagonal, that a ridge is relative to; 1 for a zero kernel."""
+    mean = float((weights * diagonal).sum() / weights.sum())
+    return mean if mean > 0 else 1.0
+
+
+def loo_log_density(residual: Tensor, variance: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Leave-one-out log predictive density at the best signal scale (Sundararajan & Keerthi 2001).
+
+    With residuals :math:`r_i` and variances :math:`v_i` per unit of signal scale, the density is
+    largest at :math:`s^2 = \overline{r_i^2 / v_i}`, where it is
+    :math:`-\tfrac12 [\log 2\pi + 1 + \log s^2 + \overline{\log v_i}]`.
+
+    Parameters
+    ----------
+    residual : Tensor of shape (A, n, k)
+        Leave-one-out residuals at each ridge.
+    variance : Tensor of shape (A, n)
+        Their predictive variances.
+    weights : Tensor of shape (n,)
+        Weights with mean 1, of the rows in both means.
+
+    Returns
+    -------
+    density, scale : Tensor of shape (A, k)
+        Mean log density and :math:`s^2`.
+    """
+    share = (weights / weights.sum())[:, None]
+    scale = (share * residual.square() / variance[..., None]).sum(1)
+    floor = torch.finfo(scale.dtype).tiny
+    log_variance = (share[:, 0] * variance.clamp_min(floor).log()).sum(1)
+    density = -0.5 * (
+        math.log(2 * math.pi) + 1 + scale.clamp_min(floor).log() + log_variance[:, None]
+    )
+    return density, scale
+
+
+def tune_loo(
+    kernels: Iterable[Evaluated], alphas: np.ndarray, X: Tensor, Z: Tensor, weights: Tensor
+) -> Tuned:
+    """Choose kernel and ridge by the leave-one-out log predictive density.
+
+    One eigendecomposition a kernel serves every ridge.
+
+    Parameters
+    ----------
+    kernels : iterable of Evaluated
+        Candidates.
+    alphas : ndarray of shape (A,)
+        Ridges, relative to the mean diagonal.
+    X, Z, weights : Tensor of shape (n, d), (n, k), (n,)
+        Training rows, standardized targets, weights of mean 1.
+
+    Returns
+    -------
+    Tuned
+    """
+    best: Tuned | None = None
+    best_score = -math.inf
+    results: dict[str, list[Any]] = {"choice": [], "alpha": [], "score": []}
+    relative = torch.as_tensor(alphas, dtype=torch.float64, device=Z.device)
+    for kernel in kernels:
+        K = kernel.gram(X)
+        unit = mean_diagonal(K.diagonal(), weights)
+        spectral = Spectral.from_gram(K, weights, overwrite=True)
+        residual, variance = spectral.leave_one_out(Z, relative * unit)
+        density, scale = loo_log_density(residual, variance, weights)
+        score, i = density.mean(1).max(0)
+        results["choice"].append(kernel.choice)
+        results["alpha"].append(float(relative[i]))
+        results["score"].append(float(score))
+        if best is None or float(score) > best_score:
+            best_score = float(score)
+            best = Tuned(kernel, float(relative[i]), scale[i], spectral, results)
+        del K, spectral
+    assert best is not None
+    return best
+
+
+def tune_evidence(
+    kernels: Iterable[Evaluated],
+    alphas: np.ndarray,
+    X: Tensor,
+    Z: Tensor,
+    weights: Tensor,
+    *,
+    free: tuple[str, ...],
+    rebind: Callable[[KernelChoice], Evaluated],
+) -> Tuned:
+    """Choose by the marginal likelihood, with gradients through the kernel.
+
+    For each candidate, L-BFGS moves the logarithms of the free hyperparameters and of the ridge,
+    from the candidate's values and the best of `alphas`; the signal scale is at its maximum in
+    closed form throughout (Rasmussen & Williams 2006, equation 5.9).
+
+    Parameters
+    ----------
+    kernels, alphas, X, Z, weights
+        As of `tune_loo`.
+    free : tuple of {"weight_std", "bias_std", "feature_scales"}
+        What moves besides the ridge.
+    rebind : callable
+        Makes a kernel of a choice.
+
+    Returns
+    -------
+    Tuned
+    """
+    best: Tuned | None = None
+    best_score = -math.inf
+    results: dict[str, list[Any]] = {"choice": [], "alpha": [], "score": []}
+    for kernel in kernels:
+        choice, alpha, score, scale = _ascend(kernel, alphas, X, Z, weights, free)
+        results["choice"].append(choice)
+        results["alpha"].append(alpha)
+        results["score"].append(score)
+        if best is None or score > best_score:
+            best_score = score
+            best = Tuned(rebind(choice), alpha, scale, None, results)
+    assert best is not None
+    return best
+
+
+def _ascend(
+    kernel: Evaluated,
+    alphas: np.ndarray,
+    X: Tensor,
+    Z: Tensor,
+    weights: Tensor,
+    free: tuple[str, ...],
+) -> tuple[KernelChoice, float, float, Tensor]:
+    """Maximize the evidence from one candidate; return choice, ridge, evidence and scale."""
+    choice, n = kernel.choice, len(X)
+    X = X.double()
+    K = kernel.gram(X)
+    unit = mean_diagonal(K.diagonal(), weights)
+    spectral = Spectral.from_gram(K, weights, overwrite=True)
+    start = spectral.profile_log_marginal_likelihood(Z, alphas * unit)[0].mean(1)
+    log_alpha = math.log(float(alphas[int(start.argmax())]))
+    del K, spectral
+    names = [name for name in free if name != "bias_std" or choice.bias_std > 0]
+    sizes = [X.shape[1] if name == "feature_scales" else 1 for name in names]
+    initial = [
+        np.zeros(size) if name == "feature_scales" else np.log([getattr(choice, name)])
+        for name, size in zip(names, sizes, strict=True)
+    ]
+    theta0 = np.concatenate([[log_alpha], *initial])
+    program = kernel.infinite.program((X.shape[1],))
+
+    def unpack(theta: np.ndarray) -> tuple[float, dict[str, Tensor]]:
+        parts = np.split(theta[1:], np.cumsum(sizes)[:-1]) if names else []
+        tensors = {
+            name: torch.tensor(np.exp(part), dtype=torch.float64, device=X.device)
+            for name, part in zip(names, parts, strict=True)
+        }
+        return math.exp(theta[0]), tensors
+
+    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        alpha, tensors = unpack(theta)
+        value, slope_alpha, slopes = evidence_and_gradient(
+            program, choice.kind, X, Z, weights, alpha, tensors
+        )
+        gradient = [np.array([slope_alpha * alpha])]
+        gradient += [(slopes[name] * tensors[name]).cpu().numpy() for name in names]
+        return -value / n, -np.concatenate(gradient) / n
+
+    low, high = math.log(1e-6), math.log(1e3)
+    bounds = [(low, high)] + [(math.log(1e-3), math.log(1e2))] * (len(theta0) - 1)
+    solution = minimize(
+        objective, theta0, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60}
+    )
+    alpha, tensors = unpack(solution.x)
+    changes: dict[str, Any] = {
+        name: t if name == "feature_scales" else float(t) for name, t in tensors.items()
+    }
+    _, scale = _profile(program, choice.kind, X, Z, weights, alpha, tensors)
+    return replace(choice, **changes), alpha, -float(solution.fun) * n, scale
+
+
+def _options(kind: str, tensors: dict[str, Tensor]) -> Options:
+    return Options(kind == "ntk", tensors.get("weight_std"), tensors.get("bias_std"))
+
+
+def _rows(X: Tensor, tensors: dict[str, Tensor]) -> Inputs:
+    return Inputs.of(X * tensors["feature_scales"] if "feature_scales" in tensors else X)
+
+
+def _profile(
+    program: Program,
+    kind: str,
+    X: Tensor,
+    Z: Tensor,
+    weights: Tensor,
+    alpha: float,
+    tensors: dict[str, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Cholesky factor of the regularized kernel and the best signal scale of each output."""
+    with torch.no_grad():
+        x = _rows(X, tensors)
+        options = _options(kind, tensors)
+        blocks = [
+            read(program.run(pairs(x[a : a + _ROWS], x), options), kind)
+            for a in range(0, len(x), _ROWS)
+        ]
+        K = torch.cat(blocks)
+        own = read(program.run(x.own(), options), kind)
+        K.diagonal().copy_(own)
+        K.diagonal().add_(alpha * mean_diagonal(own, weights) / weights)
+        factor, info = torch.linalg.cholesky_ex(K)
+        if int(info) != 0:
+            raise FloatingPointError("singular")
+        quadratic = (Z * torch.cholesky_solve(Z, factor)).sum(0)
+        return factor, quadratic / len(Z)
+
+
+def evidence_and_gradient(
+    program: Program,
+    kind: str,
+    X: Tensor,
+    Z: Tensor,
+    weights: Tensor,
+    alpha: float,
+    tensors: dict[str, Tensor],
+) -> tuple[float, float, dict[str, Tensor]]:
+    r"""Mean profile log marginal likelihood of the outputs, and its gradient.
+
+    The gradient with respect to the kernel, :math:`G = \tfrac12 (\sum_j c_j c_j^\top / s_j^2 k -
+    C^{-1})`, is pulled back through the program a block of rows at a time, so that no graph of
+    size n^2 is kept.
+
+    Returns
+    -------
+    value : float
+        The evidence.
+    slope_alpha : float
+        Its derivative with respect to `alpha`.
+    slopes : dict
+        Its derivatives with respect to `tensors`.
+    """
+    n, k = Z.shape
+    try:
+        factor, scale = _profile(program, kind, X, Z, weights, alpha, tensors)
+    except FloatingPointError:
+        return -1e10 * n, 0.0, {name: torch.zeros_like(t) for name, t in tensors.items()}
+    scale = scale.clamp_min(torch.finfo(scale.dtype).tiny)
+    logdet = 2 * factor.diagonal().log().sum()
+    value = -0.5 * float(
+        (n * (1 + math.log(2 * math.pi) + scale.log()) + logdet).mean()
+    )
+    c = torch.cholesky_solve(Z, factor)
+    G = torch.cholesky_inverse(factor).neg_().addmm_(c / (scale * k), c.T).mul_(0.5)
+    leaves = {name: t.clone().requires_grad_() for name, t in tensors.items()}
+    with torch.enable_grad():
+        x = _rows(X, leaves)
+        options = _options(kind, leaves)
+        own = read(program.run(x.own(), options), kind)
+        unit = (weights * own).sum() / weights.sum()
+        noise = (G.diagonal() / weights).sum()
+        slope_alpha = float(noise * unit)
+        if not leaves:
+            return value, slope_alpha, {}
+        # The diagonal of a symmetric kernel is that of `own`, and the ridge is relative to it.
+        diagonal = (G.diagonal() * own).sum() + alpha * noise * unit
+        total = [_pull(diagonal, leaves)]
+        G.diagonal().zero_()
+        for a in range(0, n, _ROWS):
+            x = _rows(X, leaves)
+            block = read(program.run(pairs(x[a : a + _ROWS], x[a:]), options), kind)
+            cotangent = G[a : a + _ROWS, a:].clone()
+            cotangent[:, _ROWS:] *= 2
+            total.append(_pull((cotangent * block).sum(), leaves))
+    return value, slope_alpha, {name: sum(t[name] for t in total) for name in leaves}
+
+
+def _pull(value: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Gradient of one term of the objective."""
+    slopes = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf) if slope is None else slope.detach()
+        for (name, leaf), slope in zip(leaves.items(), slopes, strict=True)
+    }
