@@ -1,8 +1,8 @@
 """Neural tangent kernels for scikit-learn, on PyTorch."""
 
 from skntk.infinite import infinite_width
-from skntk.machines import NTKRegressor
+from skntk.machines import NTKClassifier, NTKRegressor
 
 __version__ = "0.1.0"
 
-__all__ = ["NTKRegressor", "infinite_width"]
+__all__ = ["NTKClassifier", "NTKRegressor", "infinite_width"]

@@ -22,6 +22,7 @@ def resolve_dtype(dtype: Any) -> torch.dtype:
     >>> resolve_dtype("float32")
     torch.float32
     """
+    found: torch.dtype | None
     if isinstance(dtype, torch.dtype):
         found = dtype
     else:
@@ -29,7 +30,7 @@ def resolve_dtype(dtype: Any) -> torch.dtype:
             found = getattr(torch, np.dtype(dtype).name, None)
         except TypeError:
             found = None
-    if found not in FLOATS:
+    if found is None or found not in FLOATS:
         raise ValueError(f"dtype={dtype!r} is not supported; pass 'float32' or 'float64'.")
     return found
 
@@ -82,7 +83,7 @@ def as_tensor(X: Any, *, dtype: Any = None, device: Any = None, name: str = "X")
         tensor = torch.from_numpy(np.ascontiguousarray(array) if array.ndim else array)
     if tensor.is_complex():
         raise ValueError(f"{name} is complex; pass real numbers.")
-    if tensor.is_sparse:
+    if tensor.layout != torch.strided:
         raise TypeError(f"{name} is a sparse tensor; pass a dense one: X.to_dense().")
     if tensor.ndim == 0:
         raise ValueError(f"{name} is a single number; pass an array of shape (n, d).")

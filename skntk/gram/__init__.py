@@ -1,5 +1,5 @@
 """Kernel matrices, tile by tile."""
 
-from skntk.gram.engine import TileKernel, gram
+from skntk.gram.engine import TileKernel, check_finite, diagonal, gram
 
-__all__ = ["TileKernel", "gram"]
+__all__ = ["TileKernel", "check_finite", "diagonal", "gram"]

@@ -90,10 +90,9 @@ def gram(kernel: TileKernel, x1: Rows, x2: Rows | None = None, *, n_jobs: int | 
         "Use fewer rows (one block at a time), or dtype='float32' to halve it.",
         kernel.device,
     )
-    diagonals = [_diagonal(kernel, x) for x in ((x1,) if symmetric else (x1, x2))]
+    diagonals = [diagonal(kernel, x) for x in ((x1,) if symmetric else (x1, x2))]
     out = torch.empty((n1, n2), dtype=kernel.dtype, device=kernel.device)
-    side = COMPILED_TILE if kernel.compiled else CPU_TILE
-    side = CUDA_TILE if kernel.device.type == "cuda" else side
+    side = _side(kernel)
     blocks = [
         (a, b)
         for a in _starts(n1, side, kernel.compiled)
@@ -110,7 +109,8 @@ def gram(kernel: TileKernel, x1: Rows, x2: Rows | None = None, *, n_jobs: int | 
         if symmetric and a != b:
             out[b : b + side, a : a + side] = tile.T
 
-    _schedule(compute, write, blocks, n_jobs, pooled=kernel.device.type == "cpu" and not kernel.compiled)
+    pooled = kernel.device.type == "cpu" and not kernel.compiled
+    _schedule(compute, write, blocks, n_jobs, pooled)
     if symmetric:
         out.diagonal().copy_(diagonals[0])
     return out
@@ -124,15 +124,42 @@ def _starts(n: int, side: int, whole: bool) -> list[int]:
     return starts
 
 
-def _diagonal(kernel: TileKernel, x: Rows) -> Tensor:
-    diagonal = kernel.diag(x)
-    if not torch.isfinite(diagonal).all():
+def diagonal(kernel: TileKernel, x: Rows) -> Tensor:
+    """Kernel of each row with itself: (len(x),), block by block.
+
+    Raises
+    ------
+    KernelOverflowError
+        If a value is not finite.
+    """
+    side = _side(kernel)
+    blocks = [kernel.diag(x[a : a + side]) for a in range(0, len(x), side)]
+    return check_finite(torch.cat(blocks) if len(blocks) > 1 else blocks[0])
+
+
+def check_finite(values: Tensor) -> Tensor:
+    """Return a kernel's diagonal, on which an overflow shows first.
+
+    Raises
+    ------
+    KernelOverflowError
+        If a value is not finite.
+    """
+    if not torch.isfinite(values).all():
+        remedy = "" if values.dtype == torch.float64 else ", or dtype='float64'"
         raise KernelOverflowError(
-            f"the kernel of an input with itself is not finite in {kernel.dtype}: the signal grows "
+            f"the kernel of an input with itself is not finite in {values.dtype}: the signal grows "
             "beyond it from layer to layer. Use a smaller weight_std or bias_std, fewer layers, "
-            "smaller inputs, or dtype='float64'."
+            f"smaller inputs{remedy}."
         )
-    return diagonal
+    return values
+
+
+def _side(kernel: TileKernel) -> int:
+    """Rows and columns of a tile."""
+    if kernel.device.type == "cuda":
+        return CUDA_TILE
+    return COMPILED_TILE if kernel.compiled else CPU_TILE
 
 
 def _schedule(

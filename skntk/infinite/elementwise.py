@@ -108,7 +108,7 @@ def elementwise_function(target: Any) -> Callable[..., Tensor] | None:
     if isinstance(target, str):
         target = getattr(torch, target.strip("_"), None)
     if target in _AS_MODULE or target in _OTHERS:
-        return target  # type: ignore[no-any-return]
+        return target
     return None
 
 
@@ -119,7 +119,8 @@ class Variable:
     factor: float = 1.0
 
     def __call__(self, z: Tensor) -> Tensor:
-        return z if self.factor == 1.0 else self.factor * z
+        """Return a tensor of its own, which a function may change in place."""
+        return self.factor * z
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ class Call:
     kwargs: dict[str, Any]
 
     def __call__(self, z: Tensor) -> Tensor:
+        """Evaluate at preactivations `z`."""
         args = (a(z) if isinstance(a, Variable | Call) else a for a in self.args)
         return self.function(*args, **self.kwargs)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,11 +51,10 @@ class Inputs:
         """State of each row with itself: tensors of shape (..., n)."""
         return State(self.square, self.square, (self.square == 0).to(self.square.dtype), own=True)
 
-
-def pairs(x1: Inputs, x2: Inputs) -> State:
-    """State of all pairs of rows: (..., n1, n2)."""
-    k1, k2 = x1.square.unsqueeze(-1), x2.square.unsqueeze(-2)
-    return State(k1, k2, complement(x1.unit, x2.unit))
+    def pairs(self, other: Inputs) -> State:
+        """State of all pairs of rows: (..., n1, n2)."""
+        k1, k2 = self.square.unsqueeze(-1), other.square.unsqueeze(-2)
+        return State(k1, k2, complement(self.unit, other.unit))
 
 
 def complement(u: Tensor, v: Tensor) -> Tensor:
@@ -65,9 +63,10 @@ def complement(u: Tensor, v: Tensor) -> Tensor:
     low, high = torch.aminmax(delta.detach())
     if low < NEAR:
         near = delta.detach() < NEAR
-        delta = _replace(delta, near, _gather(u, v, near, -1).square_sum.mul(0.5))
-    if high > 2:
-        delta = delta.clamp(max=2.0)
+        delta = _replace(delta, near, 0.5 * _gather(u, v, near)[0])
+    if high > 2 - NEAR:
+        far = delta.detach() > 2 - NEAR
+        delta = _replace(delta, far, 2 - 0.5 * _gather(u, v, far)[1])
     return delta
 
 
@@ -78,33 +77,25 @@ def angles(u: Tensor, v: Tensor) -> Tensor:
     theta = rho.clamp_(-1.0, 1.0).acos_()
     if high > 1 - NEAR or low < NEAR - 1:
         near = (theta < math.sqrt(2 * NEAR)) | (theta > math.pi - math.sqrt(2 * NEAR))
-        theta[near] = _gather(u, v, near, 0).angle
+        apart, together = _gather(u, v, near)
+        theta[near] = 2 * torch.atan2(apart.sqrt(), together.sqrt())
     return theta
 
 
-@dataclass(frozen=True)
-class _Gathered:
-    square_sum: Tensor
-    angle: Tensor
-
-
-def _gather(u: Tensor, v: Tensor, near: Tensor, sign: int) -> Any:
-    """Distances (sign -1: only those) of the flagged pairs, computed from their rows."""
+def _gather(u: Tensor, v: Tensor, near: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared norms of the differences and of the sums of the flagged pairs of rows."""
     *batch, i, j = torch.nonzero(near, as_tuple=True)
     u = u.expand(*near.shape[:-2], *u.shape[-2:])
     v = v.expand(*near.shape[:-2], *v.shape[-2:])
     step = max(_CHUNK // u.shape[-1], 1)
-    apart, angle = [], []
+    apart, together = [u.new_empty(0)], [u.new_empty(0)]
     for start in range(0, len(i), step):
         part = slice(start, start + step)
         index = tuple(b[part] for b in batch)
         a, b = u[(*index, i[part])], v[(*index, j[part])]
-        square = (a - b).square().sum(-1)
-        apart.append(square)
-        if sign == 0:
-            angle.append(2 * torch.atan2(square.sqrt(), (a + b).square().sum(-1).sqrt()))
-    empty = u.new_empty(0)
-    return _Gathered(torch.cat(apart or [empty]), torch.cat(angle or [empty]))
+        apart.append((a - b).square().sum(-1))
+        together.append((a + b).square().sum(-1))
+    return torch.cat(apart), torch.cat(together)
 
 
 def _replace(target: Tensor, where: Tensor, values: Tensor) -> Tensor:

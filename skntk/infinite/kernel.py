@@ -8,17 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skntk.core import as_tensor, like_input
-from skntk.gram import gram
-from skntk.infinite.inputs import Inputs, pairs
+from skntk.core import as_tensor, like_input, require
+from skntk.gram import check_finite, diagonal, gram
+from skntk.infinite.featurewise import FeaturewiseInputs
+from skntk.infinite.inputs import Inputs
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
-from skntk.infinite.tiles import read, tiles
+from skntk.infinite.tiles import DirectTiles, read, tiles
 
 KINDS = ("ntk", "nngp")
+EMBEDDINGS = ("none", "featurewise")
 
 
-def infinite_width(module: nn.Module) -> InfiniteKernel:
+def infinite_width(module: nn.Module, *, embedding: str = "none") -> InfiniteKernel:
     r"""Return the kernels of a network in the limit of infinite width.
 
     Every hidden layer's width goes to infinity; the module's own widths and current weights do not
@@ -31,6 +33,10 @@ def infinite_width(module: nn.Module) -> InfiniteKernel:
         parametrization from its initialization, weight variance ``1 / (3 fan_in)``), any
         elementwise functions, ``Dropout`` (in training mode), ``LayerNorm``, ``RMSNorm``, sums,
         products and concatenations along the features. A copy is kept; the module is not changed.
+    embedding : {"none", "featurewise"}, default="none"
+        "featurewise" puts an infinitely wide network of one hidden layer in front of each feature,
+        and lets the module read the tangent features of all of them; see
+        `skntk.infinite.featurewise.FeaturewiseInputs`.
 
     Returns
     -------
@@ -52,7 +58,7 @@ def infinite_width(module: nn.Module) -> InfiniteKernel:
     array([[0.98 , 0.322],
            [0.322, 0.98 ]])
     """
-    return InfiniteKernel(module)
+    return InfiniteKernel(module, embedding)
 
 
 class InfiniteKernel:
@@ -65,21 +71,27 @@ class InfiniteKernel:
     ----------
     module : torch.nn.Module
         The network.
+    embedding : {"none", "featurewise"}, default="none"
+        What stands in front of it.
 
     Attributes
     ----------
     module : torch.nn.Module
         The kept copy.
+    embedding : str
+        As given.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, embedding: str = "none") -> None:
         if not isinstance(module, nn.Module):
             raise TypeError(f"module={module!r} must be a torch.nn.Module instance.")
-        self.module = copy.deepcopy(module)
+        if embedding not in EMBEDDINGS:
+            raise ValueError(f"embedding={embedding!r} must be one of {EMBEDDINGS}.")
+        self.module, self.embedding = copy.deepcopy(module), embedding
         self._programs: dict[tuple[int, ...], Program] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"module": self.module, "_programs": {}}
+        return {**vars(self), "_programs": {}}
 
     def __repr__(self) -> str:
         return f"infinite_width({self.module!r})"
@@ -121,8 +133,14 @@ class InfiniteKernel:
         ------
         ValueError
             If an input has NaN, is complex, empty, or of another shape than the module takes.
+        TypeError
+            If an input is sparse.
         UnsupportedModuleError
             If the module holds an operation without a rule.
+        MemoryBudgetError
+            If the result does not fit in memory; nothing is computed then.
+        KernelOverflowError
+            If a value on the diagonal is not finite.
         """
         return self.gram(X1, X2, kind=kind)
 
@@ -162,8 +180,8 @@ class InfiniteKernel:
         x1 = self._inputs(X1, dtype, "X1")
         x2 = None if X2 is None else self._inputs(X2, dtype or x1.dtype, "X2", x1)
         program = self.program(tuple(x1.shape[1:]))
-        one = Inputs.of(x1.flatten(1))
-        two = None if x2 is None else Inputs.of(x2.flatten(1))
+        one = self._prepared(x1)
+        two = None if x2 is None else self._prepared(x2)
         if x1.requires_grad or (x2 is not None and x2.requires_grad):
             out = self._differentiable(program, one, two, kind)
         else:
@@ -190,18 +208,35 @@ class InfiniteKernel:
         check_kind(kind)
         x = self._inputs(X, None, "X")
         program = self.program(tuple(x.shape[1:]))
-        state = program.run(Inputs.of(x.flatten(1)).own(), Options(with_ntk=kind == "ntk"))
-        return like_input(read(state, kind), X)
+        inputs = self._prepared(x)
+        if x.requires_grad:
+            state = program.run(inputs.own(), Options(with_ntk=kind == "ntk"))
+            return check_finite(read(state, kind))
+        return like_input(diagonal(DirectTiles(program, kind, inputs.square), inputs), X)
 
     @staticmethod
-    def _differentiable(program: Program, one: Inputs, two: Inputs | None, kind: str) -> Tensor:
+    def _differentiable(program: Program, one: Any, two: Any, kind: str) -> Tensor:
         """Kernel as one graph of operations; the diagonal of a symmetric one is that of `diag`."""
         options = Options(with_ntk=kind == "ntk")
-        full = read(program.run(pairs(one, one if two is None else two), options), kind)
+        n1, n2 = len(one), len(one if two is None else two)
+        # Backpropagation keeps about this many results of each rule.
+        numbers = 8 * len(program.rules) * n1 * n2
+        require(
+            numbers * one.square.element_size(),
+            f"the graph of operations behind a differentiable kernel of {n1} x {n2} numbers",
+            "Use fewer rows at a time, or inputs without requires_grad.",
+            one.square.device,
+        )
+        own = check_finite(read(program.run(one.own(), options), kind))
+        full = read(program.run(one.pairs(one if two is None else two), options), kind)
         if two is not None:
+            check_finite(read(program.run(two.own(), options), kind))
             return full
-        own = read(program.run(one.own(), options), kind)
         return full - torch.diag_embed(full.diagonal() - own)
+
+    def _prepared(self, x: Tensor) -> Inputs | FeaturewiseInputs:
+        made = FeaturewiseInputs if self.embedding == "featurewise" else Inputs
+        return made.of(x.flatten(1))
 
     @staticmethod
     def _inputs(X: Any, dtype: Any, name: str, like: Tensor | None = None) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional as F
 
 import skntk.nn as snn
 from skntk.core.errors import UnsupportedModuleError
+from skntk.infinite.composition import base_of, expression_in
 from skntk.infinite.duals import QuadratureDual
 from skntk.infinite.elementwise import (
     Call,
@@ -20,6 +22,7 @@ from skntk.infinite.elementwise import (
     elementwise_function,
     is_elementwise_module,
 )
+from skntk.infinite.operations import ADD, CAT, DIV, DROPOUT, FLATTEN, MUL, NEG, PASS, SUB, in_place
 from skntk.infinite.rules import (
     Activation,
     Concatenation,
@@ -31,25 +34,7 @@ from skntk.infinite.rules import (
     Rule,
     Signal,
 )
-from skntk.tracing import Trace
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
-_SUB = (operator.sub, operator.isub, torch.sub, "sub", "sub_")
-_MUL = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
-_DIV = (operator.truediv, operator.itruediv, torch.div, "div", "div_")
-_NEG = (operator.neg, torch.neg, "neg")
-_CAT = (torch.cat, torch.concat, torch.concatenate)
-_FLATTEN = (torch.flatten, "flatten", "reshape", "view", torch.reshape)
-_PASS = ("contiguous", "clone", "float", "double", "to", "detach")
-
-
-def is_leaf(module: nn.Module) -> bool:
-    """Whether a module is read by a rule (or refused by name) rather than traced through."""
-    if isinstance(module, _CONTAINERS):
-        return False
-    inside = type(module).__module__
-    return inside.startswith(("torch.nn.modules", "torch.ao", "skntk.nn"))
+from skntk.tracing import Trace, place
 
 
 class Lowering:
@@ -65,7 +50,8 @@ class Lowering:
         self.trace = trace
         self.input = Input()
         self.signals: dict[fx.Node, Any] = {}
-        self.called: dict[int, tuple[Signal, Signal]] = {}
+        self.called: set[int] = set()
+        self.read: dict[Any, list[tuple[Any, Signal]]] = {}
 
     def run(self) -> Signal:
         """Return the signal of the network's output."""
@@ -78,10 +64,30 @@ class Lowering:
                         "the module must return one tensor; wrap it so that it does."
                     )
                 return args[0]
-            self.signals[node] = self._read(node, args, kwargs)
+            self.signals[node] = made = self._once(node, args, kwargs)
+            if in_place(node, self._called(node)):  # who reads the changed tensor reads the result
+                changed = [n for n, s in self.signals.items() if s is not None and s is args[0]]
+                self.signals.update(dict.fromkeys(changed, made))
         raise AssertionError("a graph ends with its output")
 
     # One node
+
+    def _once(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Read a node; the same operation on the same signals is read once."""
+        module = self._called(node)
+        if node.op in ("placeholder", "get_attr") or isinstance(module, DROPOUT):
+            return self._read(node, args, kwargs)
+        known = self.read.setdefault((node.op, node.target), [])
+        for inputs, signal in known:
+            if inputs == (args, kwargs):
+                return replace(signal)
+        signal = self._read(node, args, kwargs)
+        if node.target is not F.dropout:
+            known.append(((args, kwargs), signal))
+        return signal
+
+    def _called(self, node: fx.Node) -> nn.Module | None:
+        return self.trace.modules[str(node.target)] if node.op == "call_module" else None
 
     def _read(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.op == "placeholder":
@@ -90,8 +96,10 @@ class Lowering:
             return None
         if node.op == "call_module":
             module = self.trace.modules[str(node.target)]
-            (signal,) = (*args, *kwargs.values())
-            return self._module(node, module, self._expect(node, signal))
+            inputs = (*args, *kwargs.values())
+            if len(inputs) != 1:
+                raise self._refusal(node, f"{type(module).__name__} has no infinite-width rule")
+            return self._module(node, module, self._expect(node, inputs[0]))
         return self._function(node, args, kwargs)
 
     def _module(self, node: fx.Node, module: nn.Module, signal: Signal) -> Signal:
@@ -101,35 +109,39 @@ class Lowering:
             return self._flatten(node, signal)
         if is_elementwise_module(module):
             return self._elementwise(node, module, (signal,), {})
-        if isinstance(module, nn.Dropout | nn.AlphaDropout | nn.FeatureAlphaDropout):
-            return self._dropout(node, module, signal)
-        self._flat(node)
+        if isinstance(module, DROPOUT):
+            return self._dropout(node, type(module), module.p, module.training, signal)
         if isinstance(module, snn.Linear | nn.Linear):
+            self._flat(node)
             return self._dense(node, module, signal)
         if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            self._flat(node)
             return self._norm(node, module, signal)
         raise self._refusal(node, f"{type(module).__name__} has no infinite-width rule")
 
     def _function(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signal:
         target: Any = node.target
-        if target in _PASS:
-            return self._expect(node, args[0])
-        if target in _FLATTEN:
+        if target in PASS:
+            signal = self._expect(node, args[0])
+            return replace(signal) if target == "clone" else signal
+        if target is F.dropout:
+            return self._functional_dropout(node, *args, **kwargs)
+        if target in FLATTEN:
             return self._flatten(node, self._expect(node, args[0]))
-        if target in _CAT:
+        if target in CAT:
             return self._concatenate(node, args, kwargs)
         plain = not kwargs and len(args) <= 2
-        if target in _NEG:
+        if target in NEG:
             return self._expect(node, args[0]).scaled(-1.0)
-        if plain and target in _ADD:
+        if plain and target in ADD:
             return self._sum(node, args[0], args[1])
-        if plain and target in _SUB:
+        if plain and target in SUB:
             if isinstance(args[1], Signal):
                 return self._sum(node, args[0], args[1].scaled(-1.0))
             return self._sum(node, args[0], -args[1])
-        if plain and target in _MUL:
+        if plain and target in MUL:
             return self._product(node, args[0], args[1])
-        if plain and target in _DIV and isinstance(args[1], int | float):
+        if plain and target in DIV and isinstance(args[1], int | float):
             return self._expect(node, args[0]).scaled(1.0 / args[1])
         function = elementwise_function(target)
         if function is not None:
@@ -141,12 +153,15 @@ class Lowering:
 
     def _dense(self, node: fx.Node, module: Any, signal: Signal) -> Signal:
         if id(module) in self.called:
-            before, made = self.called[id(module)]
-            if before.terms == signal.terms:
-                return made
             raise self._refusal(
-                node, f"{type(module).__name__} is called on two different inputs; shared weights "
-                "have no rule"
+                node,
+                f"{type(module).__name__} is called on two different inputs; shared weights "
+                "have no rule",
+            )
+        self.called.add(id(module))
+        if unknown := {name for name, _ in module.named_parameters()} - {"weight", "bias"}:
+            raise self._refusal(
+                node, f"{type(module).__name__} is reparametrized, with {sorted(unknown)}"
             )
         has_bias = module.bias is not None
         if isinstance(module, nn.Linear):  # U(-1/sqrt(N), 1/sqrt(N)), for weight and bias
@@ -154,8 +169,9 @@ class Lowering:
             rule = Dense(signal, 1 / 3, 1 / (3 * fan_in), fan_in, float(has_bias), has_bias)
         elif module.parametrization == "mup":
             raise self._refusal(
-                node, "a layer in the muP parametrization learns features at every width and has "
-                "no kernel limit; train it as a finite network, or pass parametrization='ntk'"
+                node,
+                "a layer in the muP parametrization learns features at every width and has "
+                "no kernel limit; train it as a finite network, or pass parametrization='ntk'",
             )
         else:
             rates: tuple[float | None, float | None] = (None, None)
@@ -163,43 +179,62 @@ class Lowering:
                 rates = (module.in_features, float(has_bias))
             variances = (module.weight_std**2, module.bias_std**2 if has_bias else 0.0)
             rule = Dense(signal, *variances, *rates, has_bias)
-        made = Signal({rule: 1.0})
-        self.called[id(module)] = (signal, made)
-        return made
+        return Signal({rule: 1.0})
 
     def _norm(self, node: fx.Node, module: Any, signal: Signal) -> Signal:
         if tuple(module.normalized_shape) != tuple(node.meta["shape"][1:]):
             raise self._refusal(node, f"{module} does not normalize over all features")
         if isinstance(signal, Concatenation):
             raise self._refusal(node, f"{type(module).__name__} right after a concatenation")
+        if id(module) in self.called and module.elementwise_affine:
+            raise self._refusal(
+                node,
+                f"{type(module).__name__} is called on two different inputs; shared weights "
+                "have no rule",
+            )
+        self.called.add(id(module))
         if isinstance(module, nn.LayerNorm) and not signal.centred:
             raise self._refusal(
-                node, "LayerNorm of a signal whose mean over features is not 0; put it right after "
-                "a linear layer"
+                node,
+                "LayerNorm of a signal whose mean over features is not 0; put it right after "
+                "a linear layer",
             )
         gain = module.weight is not None
         eps = torch.finfo(torch.get_default_dtype()).eps if module.eps is None else module.eps
         bias = getattr(module, "bias", None) is not None
         return Signal({Norm(signal, eps, gain, bias): 1.0})
 
-    def _dropout(self, node: fx.Node, module: Any, signal: Signal) -> Signal:
-        if not module.training or module.p == 0:
+    def _dropout(
+        self, node: fx.Node, kind: type[nn.Module], p: float, training: bool, signal: Signal
+    ) -> Signal:
+        if not training or p == 0:
             return signal
-        if not isinstance(module, nn.Dropout):
-            raise self._refusal(node, f"{type(module).__name__} has no infinite-width rule")
-        if module.p >= 1:
-            raise self._refusal(node, f"Dropout(p={module.p}) drops everything")
-        return Signal({Dropout(signal, 1.0 - module.p): 1.0})
+        if kind is not nn.Dropout:
+            raise self._refusal(node, f"{kind.__name__} has no infinite-width rule")
+        if p >= 1:
+            raise self._refusal(node, f"Dropout(p={p}) drops everything")
+        return Signal({Dropout(signal, 1.0 - p): 1.0})
+
+    def _functional_dropout(
+        self,
+        node: fx.Node,
+        input: Any,
+        p: float = 0.5,
+        training: bool = True,
+        inplace: bool = False,
+    ) -> Signal:
+        return self._dropout(node, nn.Dropout, p, training, self._expect(node, input))
 
     def _flatten(self, node: fx.Node, signal: Signal) -> Signal:
         before = node.all_input_nodes[0].meta["shape"]
         after = node.meta["shape"]
         if tuple(before) == tuple(after):
             return signal
-        if after[0] != before[0] or len(after) != 2 or signal.terms != {self.input: 1.0}:
+        if after[0] != before[0] or len(after) != 2 or set(signal.terms) != {self.input}:
             raise self._refusal(
-                node, f"a change of shape from (n, {str(tuple(before[1:]))[1:]} to "
-                f"(n, {str(tuple(after[1:]))[1:]}; only the input can be flattened"
+                node,
+                f"a change of shape from (n, {str(tuple(before[1:]))[1:]} to "
+                f"(n, {str(tuple(after[1:]))[1:]}; only the input can be flattened",
             )
         return signal
 
@@ -207,7 +242,7 @@ class Lowering:
 
     def _concatenate(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signal:
         self._flat(node)
-        sequence = list(args[0])
+        sequence = list(args[0] if args else kwargs["tensors"])
         dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
         if dim not in (1, -1):
             raise self._refusal(node, f"concatenation along axis {dim}; only features (axis 1)")
@@ -238,8 +273,8 @@ class Lowering:
         if not total.terms:
             raise self._refusal(node, "a difference that is 0 everywhere")
         if problem := self._correlated(total):
-            base = self._base(total)
-            expression = self._expression(total, base)
+            base = base_of(total)
+            expression = expression_in(total, base)
             if expression is None:
                 raise self._refusal(node, problem)
             return self._activation(node, base, expression)
@@ -284,6 +319,8 @@ class Lowering:
         self, node: fx.Node, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Signal:
         signals = [a for a in args if isinstance(a, Signal)]
+        if not signals:
+            self._expect(node, None)
         concatenated = [s for s in signals if isinstance(s, Concatenation)]
         if concatenated:
             if len(signals) > 1:
@@ -294,66 +331,51 @@ class Lowering:
                 for w, part in whole.parts
             ]
             return Concatenation.of(parts)
-        base = self._base(signals[0])
-        inner = []
-        for a in args:
-            inner.append(self._expression(a, base) if isinstance(a, Signal) else a)
-        if any(e is None for e in inner) or not base.gaussian:
+        base = base_of(signals[0])
+        inner = [expression_in(a, base) if isinstance(a, Signal) else a for a in args]
+        found = [e for e, a in zip(inner, args, strict=True) if isinstance(a, Signal)]
+        if any(e is None for e in found) or not base.gaussian:
             raise self._refusal(
-                node, f"{_name(function)} is applied to a signal that is not Gaussian in the "
-                "limit; put a linear layer in front of it"
+                node,
+                f"{_name(function)} is applied to a signal that is not Gaussian in the "
+                "limit; put a linear layer in front of it",
             )
         if any(not isinstance(e, Expression | int | float | str | bool) for e in inner):
             raise self._refusal(node, f"{_name(function)} takes an argument that is no number")
         if args[0] is signals[0] and len(signals) == 1 and signals[0].terms == base.terms:
             dual = closed_form(function, tuple(args[1:]), kwargs)
             if dual is not None:
+                self._check_gains(node, base)
                 call = Call(function, (Variable(), *args[1:]), kwargs)
                 return Signal({Activation(base, call, dual, _name(function)): 1.0})
         return self._activation(node, base, Call(function, tuple(inner), kwargs))
 
     def _activation(self, node: fx.Node, base: Signal, expression: Expression) -> Signal:
+        self._check_gains(node, base)
         name = _name(expression.function) if isinstance(expression, Call) else "identity"
-        place = self._place(node)
-        name = f"{name} at {place}"
+        name = f"{name} at {place(node)}"
         return Signal({Activation(base, expression, QuadratureDual(expression, name), name): 1.0})
 
-    @staticmethod
-    def _base(signal: Signal) -> Signal:
-        """Gaussian signal of which `signal` may be an elementwise function."""
-        if not signal.gaussian:
-            for rule in signal.terms:
-                if isinstance(rule, Activation):
-                    return rule.signal
-        return signal
-
-    @staticmethod
-    def _expression(signal: Signal, base: Signal) -> Expression | None:
-        """`signal` as an elementwise function of `base`, or None if it is not one."""
-        parts: list[Expression] = []
-        rest = dict(signal.terms)
-        for rule, c in signal.terms.items():
-            if isinstance(rule, Activation) and rule.signal.terms == base.terms:
-                part = Call(rule.function, (Variable(),), {})
-                parts.append(part if c == 1 else Call(torch.mul, (part, c), {}))
-                del rest[rule]
-        if rest:
-            ratios = {c / base.terms[r] if r in base.terms else None for r, c in rest.items()}
-            if None in ratios or len(ratios) > 1 or set(rest) != set(base.terms):
-                return None
-            parts.append(Variable(ratios.pop() or 0.0))
-        total = parts[0]
-        for part in parts[1:]:
-            total = Call(torch.add, (total, part), {})
-        return total
+    def _check_gains(self, node: fx.Node, signal: Signal) -> None:
+        """Refuse an activation of a sum with a trained gain on some of its terms."""
+        while signal.gains:
+            if len(signal.terms) > 1:
+                raise self._refusal(
+                    node,
+                    "an activation of a sum in which a normalization has a trained gain; "
+                    "pass elementwise_affine=False, or put a linear layer in between",
+                )
+            (rule,) = signal.terms
+            (signal,) = rule.inputs
 
     # Messages
 
     def _expect(self, node: fx.Node, signal: Any) -> Signal:
         if not isinstance(signal, Signal):
             raise self._refusal(
-                node, "a tensor that is not computed from the input (a parameter, a buffer or a "
-                "constant) takes part in an operation"
+                node,
+                "a tensor that is not computed from the input (a parameter, a buffer or a "
+                "constant) takes part in an operation",
             )
         return signal
 
@@ -361,18 +383,13 @@ class Lowering:
         shape = node.all_input_nodes[0].meta["shape"]
         if len(shape) != 2:
             raise self._refusal(
-                node, f"{node.target} reads a signal of shape (n, {str(tuple(shape[1:]))[1:]}; "
-                "only dense networks have a rule: flatten the input first"
+                node,
+                f"the layer reads a signal of shape (n, {str(tuple(shape[1:]))[1:]}; "
+                "only dense networks have a rule: flatten the input first",
             )
 
-    @staticmethod
-    def _place(node: fx.Node) -> str:
-        path = str(node.target) if node.op == "call_module" else str(node.meta.get("path", ""))
-        path = path[2:] if path.startswith("0.") else ""
-        return f"'{path}'" if path else "the top of the module"
-
     def _refusal(self, node: fx.Node, problem: str) -> UnsupportedModuleError:
-        return UnsupportedModuleError(f"at {self._place(node)}: {problem}.")
+        return UnsupportedModuleError(f"at {place(node)}: {problem}.")
 
 
 def _replaced(args: tuple[Any, ...], old: Any, new: Any) -> tuple[Any, ...]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from skntk.infinite.duals import QuadratureDual
-from skntk.infinite.lowering import Lowering, is_leaf
+from skntk.infinite.lowering import Lowering
+from skntk.infinite.operations import is_leaf
 from skntk.infinite.rules import Activation, Input, Options, Rule, Signal
 from skntk.infinite.state import State
 from skntk.tracing import trace
@@ -40,6 +41,13 @@ class Program:
                 seen.add(rule)
                 stack.append((rule, True))
                 stack += [(r, False) for signal in rule.inputs for r in reversed(signal.rules)]
+        #: Rules whose states no later rule reads, by the rule that reads them last.
+        self._spent: dict[Rule, list[Rule]] = {rule: [] for rule in self.rules}
+        kept = set(output.rules)
+        for reader in reversed(self.rules):
+            for read in {r for signal in reader.inputs for r in signal.rules} - kept:
+                self._spent[reader].append(read)
+                kept.add(read)
 
     @classmethod
     def of(cls, module: nn.Module, input_shape: tuple[int, ...]) -> Program:
@@ -55,6 +63,8 @@ class Program:
             else:
                 inputs = [signal.combine(states) for signal in rule.inputs]
                 states[rule] = rule.apply(inputs, options)
+            for spent in self._spent[rule]:
+                del states[spent]
         return self.output.combine(states)
 
     @property
@@ -68,5 +78,9 @@ class Program:
     @property
     def quadrature_error(self) -> float:
         """Largest relative error of an activation's series met so far, 0 for closed forms."""
-        duals = (rule.dual for rule in self.rules if isinstance(rule, Activation))
-        return max((dual.error for dual in duals if isinstance(dual, QuadratureDual)), default=0.0)
+        return max((dual.error for dual in self.series), default=0.0)
+
+    @property
+    def series(self) -> list[QuadratureDual]:
+        """Duals of activations without a closed form."""
+        return [d for rule in self.rules if isinstance(rule, Activation) for d in rule.series]

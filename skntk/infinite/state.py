@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-
 _recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 
@@ -31,7 +30,7 @@ def _(x: Tensor) -> Tensor:
 
 
 def rows(x: Tensor) -> Tensor:
-    """Return `x`, a quantity of single inputs, so that a compiler does not redo it for each pair."""
+    """Return `x`, a quantity of single inputs, for a compiler not to redo it for each pair."""
     return _materialize(x) if _recording.get() else x
 
 
@@ -91,7 +90,7 @@ class State:
     @property
     def nngp(self) -> Tensor:
         """Covariance of the signals."""
-        return (rows(self.k1.sqrt()) * rows(self.k2.sqrt())) * (1 - self.delta)
+        return (rows(safe_sqrt(self.k1)) * rows(safe_sqrt(self.k2))) * (1 - self.delta)
 
     @property
     def tangent(self) -> Tensor | None:
@@ -101,7 +100,7 @@ class State:
     @property
     def sum_of_squares(self) -> tuple[Tensor, Tensor]:
         """Variances of the difference and of the sum of the two signals, free of cancellation."""
-        a, b = rows(self.k1.sqrt()), rows(self.k2.sqrt())
+        a, b = rows(safe_sqrt(self.k1)), rows(safe_sqrt(self.k2))
         apart, both = (a - b).square(), (2 * a) * b
         return apart + both * self.delta, apart + both * (2 - self.delta)
 
@@ -132,6 +131,8 @@ def superpose(states: Sequence[State], constant: float | Tensor = 0.0) -> State:
     positive, so nothing cancels.
     """
     first = states[0]
+    if len(states) == 1 and isinstance(constant, float) and constant == 0:
+        return first
     k1 = sum((s.k1 for s in states[1:]), start=first.k1) + constant
     k2 = sum((s.k2 for s in states[1:]), start=first.k2) + constant
     ntk: Tensor | None = None
@@ -139,12 +140,10 @@ def superpose(states: Sequence[State], constant: float | Tensor = 0.0) -> State:
         ntk = add(ntk, s.tangent)
     if first.own:
         return State(k1, k2, (k1 == 0).to(k1.dtype), ntk, own=True)
-    if len(states) == 1 and isinstance(constant, float) and constant == 0:
-        return State(k1, k2, first.delta, ntk)
     i1, i2 = safe_rsqrt(k1), safe_rsqrt(k2)
     shares = [(safe_sqrt(s.k1) * i1, safe_sqrt(s.k2) * i2) for s in states]
     if not (isinstance(constant, float) and constant == 0):
-        std = constant**0.5
+        std = safe_sqrt(constant) if isinstance(constant, Tensor) else constant**0.5
         shares.append((std * i1, std * i2))
     # A signal of variance 0 has no shares: half of its flag completes delta to 1.
     delta = 0.5 * rows((k1 == 0).to(k1.dtype)) + 0.5 * rows((k2 == 0).to(k2.dtype))

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from skntk.core import SkntkWarning
-from skntk.infinite.inputs import Inputs, angles, pairs
+from skntk.infinite.featurewise import FeaturewiseInputs
+from skntk.infinite.inputs import Inputs, angles
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
 from skntk.infinite.state import State, recording
@@ -65,7 +66,7 @@ class DirectTiles:
 
     def tile(self, x1: Inputs, x2: Inputs) -> Tensor:
         """Kernel between two blocks of rows."""
-        s = pairs(x1, x2)
+        s = x1.pairs(x2)
         return self._run(s.k1, s.k2, s.delta)
 
     def diag(self, x: Inputs) -> Tensor:
@@ -150,11 +151,13 @@ class CollapsedTiles(DirectTiles):
 
 
 def tiles(
-    program: Program, kind: str, blocks: list[Inputs], *, compiled: bool, collapse: bool = True
+    program: Program, kind: str, blocks: list[Inputs | FeaturewiseInputs], *, compiled: bool, collapse: bool = True
 ) -> DirectTiles:
     """Return the collapsed evaluation where it is exact to rounding, else the direct one."""
     like = blocks[0].square
-    if collapse:
+    # The length of a series depends on the values in a tile, which a compiler would take as fixed.
+    fusible = compiled and not program.series
+    if collapse and all(isinstance(x, Inputs) for x in blocks):
         sizes = torch.cat([x.square for x in blocks])
         low, high = (float(v) for v in torch.aminmax(sizes)) if len(sizes) else (0.0, 0.0)
         degree = program.degree
@@ -166,7 +169,7 @@ def tiles(
             made = CollapsedTiles(program, kind, like, 0.0, (low + high) / 2, compiled)
         if made is not None and made.coefficients is not None:
             return made
-    return DirectTiles(program, kind, like, compiled=compiled)
+    return DirectTiles(program, kind, like, compiled=fusible)
 
 
 def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

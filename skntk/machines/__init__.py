@@ -1,6 +1,6 @@
 """Kernel machines of infinitely wide networks, as scikit-learn estimators."""
 
-
+from skntk.machines.classifier import NTKClassifier
 from skntk.machines.regressor import NTKRegressor
 
-__all__ = ["NTKRegressor"]
+__all__ = ["NTKClassifier", "NTKRegressor"]

@@ -22,8 +22,8 @@ from skntk.core.errors import MemoryBudgetError
 from skntk.infinite import InfiniteKernel, infinite_width
 from skntk.nn import MLP
 
-#: Rows above which hyperparameters are tuned on a random subset of that many rows.
-TUNING_ROWS = 2000
+#: Rows above which a random subset of that many is tuned on, by leave-one-out and by evidence.
+TUNING_ROWS, EVIDENCE_ROWS = 2000, 1000
 #: Rows of test data whose kernel with the training data is held at one time, at least.
 _BLOCK = 256
 _SIZE = 8
@@ -39,6 +39,8 @@ class KernelChoice:
         Of `skntk.nn.MLP`; unused with a module.
     kind : {"ntk", "nngp"}
         Which kernel.
+    embedding : {"none", "featurewise"}
+        What stands in front of the network.
     module : torch.nn.Module or None
         A network that replaces the default one.
     feature_scales : Tensor of shape (d,) or None
@@ -50,13 +52,14 @@ class KernelChoice:
     weight_std: float
     bias_std: float
     kind: str
+    embedding: str = "none"
     module: nn.Module | None = field(default=None, repr=False)
     feature_scales: Tensor | None = field(default=None, repr=False)
 
     def kernel(self, n_features: int) -> InfiniteKernel:
         """Return the infinite-width kernel."""
         if self.module is not None:
-            return infinite_width(self.module)
+            return infinite_width(self.module, embedding=self.embedding)
         net = MLP(
             n_features,
             depth=self.depth,
@@ -65,13 +68,14 @@ class KernelChoice:
             weight_std=self.weight_std,
             bias_std=self.bias_std,
         )
-        return infinite_width(net)
+        return infinite_width(net, embedding=self.embedding)
 
     def __str__(self) -> str:
+        front = "" if self.embedding == "none" else f"{self.embedding} "
         if self.module is not None:
-            return f"{self.kind} of the module"
+            return f"{front}{self.kind} of the module"
         return (
-            f"{self.kind}, depth {self.depth}, weight_std {self.weight_std:.4g}, "
+            f"{front}{self.kind}, depth {self.depth}, weight_std {self.weight_std:.4g}, "
             f"bias_std {self.bias_std:.4g}"
         )
 
@@ -155,6 +159,7 @@ class NTKMachine(ModuleParams):
         "activation": [str, nn.Module],
         "weight_std": [Interval(Real, 0, None, closed="neither")],
         "bias_std": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "embedding": [StrOptions({"none", "featurewise", "auto"})],
         "module": "no_validation",
         "kind": [StrOptions({"ntk", "nngp"})],
         "param_grid": [dict, None],
@@ -165,7 +170,7 @@ class NTKMachine(ModuleParams):
         "verbose": ["verbose"],
     }
 
-    _DEFAULTS = {"depth": 3, "bias_std": 0.1}
+    _DEFAULTS = {"depth": 3, "bias_std": 0.1, "embedding": "none"}
     _GRID: dict[str, tuple[Any, ...]] = {}
 
     # Candidates
@@ -174,7 +179,7 @@ class NTKMachine(ModuleParams):
         """Kernels to choose from; one unless `tuned`."""
         module = self._built_module()
         values: dict[str, Any] = {"kind": [self.kind]}
-        for name in ("depth", "activation", "weight_std", "bias_std"):
+        for name in ("embedding", "depth", "activation", "weight_std", "bias_std"):
             value = getattr(self, name)
             if not (isinstance(value, str) and value == "auto"):
                 values[name] = [value]
@@ -193,7 +198,7 @@ class NTKMachine(ModuleParams):
         if grid and module is not None and set(grid) != {"kind"}:
             raise ValueError("with a module, param_grid may hold only 'kind' and 'alpha'.")
         values.update({name: list(np.atleast_1d(v)) for name, v in grid.items()})
-        choices = [KernelChoice(3, "relu", 1.0, 0.0, self.kind, module)]
+        choices = [KernelChoice(3, "relu", 1.0, 0.0, self.kind, module=module)]
         for name, options in values.items():
             if not options:
                 raise ValueError(f"param_grid[{name!r}] is empty.")

@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from skntk.machines.base import TUNING_ROWS, Evaluated, NTKMachine
+from skntk.machines.base import EVIDENCE_ROWS, TUNING_ROWS, Evaluated, NTKMachine
 from skntk.machines.targets import Targets
 from skntk.machines.tuning import Tuned, mean_diagonal, tune_evidence, tune_loo
 from skntk.solvers import (
@@ -46,6 +46,10 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         Standard deviation of the weights, per fan-in.
     bias_std : float or "auto", default="auto"
         Standard deviation of the biases. "auto" is tuned over 0.1, 0.5 and 1; 0.1 without tuning.
+    embedding : {"none", "featurewise", "auto"}, default="auto"
+        "featurewise" puts an infinitely wide network of one hidden layer in front of each feature
+        (see `skntk.infinite_width`), which suits tables. "auto" tries both; "none" without tuning,
+        and with ``tuning="marginal_likelihood"``.
     module : torch.nn.Module class or instance, optional
         A network that replaces the default one; parameters ``module__*`` go to a class. `depth`,
         `activation`, `weight_std` and `bias_std` are then unused.
@@ -63,7 +67,8 @@ class NTKRegressor(RegressorMixin, NTKMachine):
     tuning : {"loo", "marginal_likelihood"} or None, default="loo"
         Leave-one-out log predictive density over the candidates, with one eigendecomposition a
         kernel; or the evidence, with gradients through the kernel for weight_std, bias_std and
-        alpha from each candidate. Above 2000 rows, a random subset of 2000 is tuned on.
+        alpha from the best candidate. Above 2000 (1000) rows, a random subset of that many is tuned
+        on.
     ard : bool, default=False
         Tune one input scale per feature; needs ``tuning="marginal_likelihood"``.
     uncertainty : {"gp", "ensemble"}, default="gp"
@@ -129,7 +134,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         "ard": ["boolean"],
         "uncertainty": [StrOptions({"gp", "ensemble"})],
     }
-    _GRID = {"depth": (1, 2, 3, 5), "bias_std": (0.1, 0.5, 1.0)}
+    _GRID = {"depth": (1, 2, 3, 5), "bias_std": (0.1, 1.0), "embedding": ("none", "featurewise")}
     _ALPHAS = np.logspace(-6, 1, 22)
 
     def __init__(
@@ -139,6 +144,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         weight_std: float = math.sqrt(2),
         bias_std: float | str = "auto",
         *,
+        embedding: str = "auto",
         module: Any = None,
         kind: str = "ntk",
         alpha: Any = "auto",
@@ -157,6 +163,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         self.activation = activation
         self.weight_std = weight_std
         self.bias_std = bias_std
+        self.embedding = embedding
         self.module = module
         self.kind = kind
         self.alpha = alpha
@@ -237,15 +244,15 @@ class NTKRegressor(RegressorMixin, NTKMachine):
             alpha = 1e-3 if isinstance(self.alpha, str) else self._fixed_alpha(k)
             one = torch.ones(k, dtype=torch.float64, device=Z.device)
             return Tuned(kernels[0], alpha, one, None, {})
-        if n > TUNING_ROWS:
-            subset = check_random_state(self.random_state).permutation(n)[:TUNING_ROWS]
+        most = TUNING_ROWS if self.tuning == "loo" else EVIDENCE_ROWS
+        if n > most:
+            subset = check_random_state(self.random_state).permutation(n)[:most]
             rows = torch.as_tensor(np.sort(subset), device=X.device)
             X, Z, w = X[rows], Z[rows], w[rows] / w[rows].mean()
         if np.size(self.alpha) > 1 and not isinstance(self.alpha, str):
             raise ValueError("alpha with one value per target needs tuning=None.")
-        kernels = self._progress(kernels, "tuning")
         if self.tuning == "loo":
-            result = tune_loo(kernels, alphas, X, Z, w)
+            result = tune_loo(self._progress(kernels, "tuning"), alphas, X, Z, w)
         else:
             result = tune_evidence(
                 kernels,

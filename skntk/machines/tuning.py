@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,13 +12,15 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from skntk.infinite.inputs import Inputs, pairs
+from skntk.infinite.inputs import Inputs
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
 from skntk.infinite.tiles import read
 from skntk.machines.base import Evaluated, KernelChoice
 from skntk.solvers import Spectral
 
+#: How far the logarithm of a hyperparameter may move from where it starts.
+REACH = 5.0
 _ROWS = 256
 
 
@@ -127,7 +129,7 @@ def tune_loo(
 
 
 def tune_evidence(
-    kernels: Iterable[Evaluated],
+    kernels: Sequence[Evaluated],
     alphas: np.ndarray,
     X: Tensor,
     Z: Tensor,
@@ -138,9 +140,9 @@ def tune_evidence(
 ) -> Tuned:
     """Choose by the marginal likelihood, with gradients through the kernel.
 
-    For each candidate, L-BFGS moves the logarithms of the free hyperparameters and of the ridge,
-    from the candidate's values and the best of `alphas`; the signal scale is at its maximum in
-    closed form throughout (Rasmussen & Williams 2006, equation 5.9).
+    The evidence of every candidate at the best of `alphas` says from which of them to start; from
+    there L-BFGS moves the logarithms of the free hyperparameters and of the ridge. The signal
+    scale is at its maximum in closed form throughout (Rasmussen & Williams 2006, equation 5.9).
 
     Parameters
     ----------
@@ -155,38 +157,32 @@ def tune_evidence(
     -------
     Tuned
     """
-    best: Tuned | None = None
-    best_score = -math.inf
     results: dict[str, list[Any]] = {"choice": [], "alpha": [], "score": []}
+    start, best_score = (kernels[0], 1.0), -math.inf
     for kernel in kernels:
-        choice, alpha, score, scale = _ascend(kernel, alphas, X, Z, weights, free)
-        results["choice"].append(choice)
-        results["alpha"].append(alpha)
-        results["score"].append(score)
-        if best is None or score > best_score:
-            best_score = score
-            best = Tuned(rebind(choice), alpha, scale, None, results)
-    assert best is not None
-    return best
+        K = kernel.gram(X)
+        unit = mean_diagonal(K.diagonal(), weights)
+        spectral = Spectral.from_gram(K, weights, overwrite=True)
+        evidence = spectral.profile_log_marginal_likelihood(Z, alphas * unit)[0].mean(1)
+        i = int(evidence.argmax())
+        results["choice"].append(kernel.choice)
+        results["alpha"].append(float(alphas[i]))
+        results["score"].append(float(evidence[i]))
+        if results["score"][-1] > best_score:
+            start, best_score = (kernel, float(alphas[i])), results["score"][-1]
+        del K, spectral
+    choice, alpha, score, scale = _ascend(*start, X, Z, weights, free)
+    for name, value in (("choice", choice), ("alpha", alpha), ("score", score)):
+        results[name].append(value)
+    return Tuned(rebind(choice), alpha, scale, None, results)
 
 
 def _ascend(
-    kernel: Evaluated,
-    alphas: np.ndarray,
-    X: Tensor,
-    Z: Tensor,
-    weights: Tensor,
-    free: tuple[str, ...],
+    kernel: Evaluated, alpha: float, X: Tensor, Z: Tensor, weights: Tensor, free: tuple[str, ...]
 ) -> tuple[KernelChoice, float, float, Tensor]:
     """Maximize the evidence from one candidate; return choice, ridge, evidence and scale."""
-    choice, n = kernel.choice, len(X)
+    choice, n, log_alpha = kernel.choice, len(X), math.log(alpha)
     X = X.double()
-    K = kernel.gram(X)
-    unit = mean_diagonal(K.diagonal(), weights)
-    spectral = Spectral.from_gram(K, weights, overwrite=True)
-    start = spectral.profile_log_marginal_likelihood(Z, alphas * unit)[0].mean(1)
-    log_alpha = math.log(float(alphas[int(start.argmax())]))
-    del K, spectral
     names = [name for name in free if name != "bias_std" or choice.bias_std > 0]
     sizes = [X.shape[1] if name == "feature_scales" else 1 for name in names]
     initial = [
@@ -213,8 +209,8 @@ def _ascend(
         gradient += [(slopes[name] * tensors[name]).cpu().numpy() for name in names]
         return -value / n, -np.concatenate(gradient) / n
 
-    low, high = math.log(1e-6), math.log(1e3)
-    bounds = [(low, high)] + [(math.log(1e-3), math.log(1e2))] * (len(theta0) - 1)
+    reach = [(v - REACH, v + REACH) for v in theta0[1:]]
+    bounds = [(math.log(1e-6), math.log(1e3)), *reach]
     solution = minimize(
         objective, theta0, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60}
     )
@@ -248,7 +244,7 @@ def _profile(
         x = _rows(X, tensors)
         options = _options(kind, tensors)
         blocks = [
-            read(program.run(pairs(x[a : a + _ROWS], x), options), kind)
+            read(program.run(x[a : a + _ROWS].pairs(x), options), kind)
             for a in range(0, len(x), _ROWS)
         ]
         K = torch.cat(blocks)
@@ -305,7 +301,7 @@ def evidence_and_gradient(
         own = read(program.run(x.own(), options), kind)
         unit = (weights * own).sum() / weights.sum()
         noise = (G.diagonal() / weights).sum()
-        slope_alpha = float(noise * unit)
+        slope_alpha = float(noise * unit.detach())
         if not leaves:
             return value, slope_alpha, {}
         # The diagonal of a symmetric kernel is that of `own`, and the ridge is relative to it.
@@ -314,7 +310,7 @@ def evidence_and_gradient(
         G.diagonal().zero_()
         for a in range(0, n, _ROWS):
             x = _rows(X, leaves)
-            block = read(program.run(pairs(x[a : a + _ROWS], x[a:]), options), kind)
+            block = read(program.run(x[a : a + _ROWS].pairs(x[a:]), options), kind)
             cotangent = G[a : a + _ROWS, a:].clone()
             cotangent[:, _ROWS:] *= 2
             total.append(_pull((cotangent * block).sum(), leaves))

@@ -1,4 +1,4 @@
-"""Layers whose parametrization is explicit, elementwise functions that torch lacks, and builders."""
+"""Layers with an explicit parametrization, elementwise functions that torch lacks, builders."""
 
 from skntk.nn.elementwise import (
     ABReLU,

@@ -244,10 +244,9 @@ class Hermite(Polynomial):
         previous, current = [0.0], [1.0]
         for n in range(degree):  # He_{n+1} = x He_n - n He_{n-1}
             shifted = [0.0, *current]
-            previous, current = (
-                current,
-                [s - n * (previous[k] if k < len(previous) else 0.0) for k, s in enumerate(shifted)],
-            )
+            padded = [*previous, *[0.0] * (len(shifted) - len(previous))]
+            following = [s - n * p for s, p in zip(shifted, padded, strict=True)]
+            previous, current = current, following
         super().__init__([c / math.sqrt(math.factorial(degree)) for c in current])
         self.degree = int(degree)
 

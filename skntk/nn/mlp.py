@@ -1,6 +1,7 @@
 """The multilayer perceptron that every estimator uses by default."""
 
 import copy
+import itertools
 import math
 
 from torch import nn
@@ -60,7 +61,7 @@ class MLP(nn.Sequential):
             raise ValueError(f"depth={depth!r} must be an integer of at least 0.")
         sizes = [in_features, *[width] * int(depth), out_features]
         layers: list[nn.Module] = []
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in itertools.pairwise(sizes):
             if layers:
                 layers.append(copy.deepcopy(make_activation(activation)))
             layers.append(

@@ -9,10 +9,12 @@ from skntk.solvers.cholesky import CholeskyFactor, cholesky
 from skntk.solvers.factor import Factor, LeaveOneOut
 from skntk.solvers.flow import ensemble_covariance, readout_ensemble_covariance
 from skntk.solvers.spectral import ProfileEvidence, Spectral, SpectralFactor
+from skntk.solvers.squared_hinge import HingeSolution, squared_hinge
 
 __all__ = [
     "CholeskyFactor",
     "Factor",
+    "HingeSolution",
     "LeaveOneOut",
     "ProfileEvidence",
     "Spectral",
@@ -20,4 +22,5 @@ __all__ = [
     "cholesky",
     "ensemble_covariance",
     "readout_ensemble_covariance",
+    "squared_hinge",
 ]

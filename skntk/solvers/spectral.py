@@ -187,6 +187,10 @@ class Spectral:
         per_output = torch.as_tensor(alphas).ndim == 2
         return LeaveOneOut(residual, 1.0 / (precision if per_output else precision[..., 0]))
 
+    def inverse_diagonal(self, alphas: Any) -> torch.Tensor:
+        """Return the diagonal of (K + alpha W⁻¹)⁻¹ for every ridge, (A, n)."""
+        return self._inverse_diagonal(self._ridges(alphas))[..., 0]
+
     def log_marginal_likelihood(self, Y: torch.Tensor, alphas: Any) -> torch.Tensor:
         """Log density of each output under N(0, K + alpha W⁻¹), for every ridge, (A, k).
 

@@ -1,5 +1,5 @@
 """From a module to its graph, with shapes."""
 
-from skntk.tracing.tracer import Trace, trace
+from skntk.tracing.tracer import Trace, place, trace
 
-__all__ = ["Trace", "trace"]
+__all__ = ["Trace", "place", "trace"]

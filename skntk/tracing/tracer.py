@@ -8,6 +8,7 @@ tensor without data, so shapes are concrete, and only a branch on *values* fails
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -67,18 +68,41 @@ class _Proxy(fx.Proxy):
         return len(self.meta)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self[i] for i in range(len(self)))
+        return iter(operator.getitem(self, i) for i in range(len(self)))
 
     def __bool__(self) -> bool:
         raise UnsupportedModuleError(
-            f"the module branches on the values of a tensor at {_place(self.node)}; a kernel limit "
-            "exists only for a fixed sequence of operations."
+            f"at {place(self.node)}: the module branches on the values of a tensor, or takes one "
+            "as a number; a kernel limit exists only for a fixed sequence of operations."
         )
 
+    def __float__(self) -> float:
+        return float(bool(self))
 
-def _place(node: fx.Node) -> str:
-    path = node.meta.get("path")
-    return f"'{path}'" if path else "the top module"
+    def __int__(self) -> int:
+        return int(bool(self))
+
+    def _changed(self, target: Callable[..., Any], other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", target, (self, other), {})
+
+    def __iadd__(self, other: Any) -> Any:
+        return self._changed(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> Any:
+        return self._changed(operator.isub, other)
+
+    def __imul__(self, other: Any) -> Any:
+        return self._changed(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self._changed(operator.itruediv, other)
+
+
+def place(node: fx.Node) -> str:
+    """Name a node's place in the user's module, which is the submodule '0' of the traced one."""
+    path = str(node.target) if node.op == "call_module" else str(node.meta.get("path", ""))
+    path = path[2:] if path.startswith("0.") else ""
+    return f"'{path}'" if path else "the top of the module"
 
 
 class _Tracer(fx.Tracer):
@@ -90,9 +114,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self._is_leaf(m)
 
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._running:  # on the meta device, inside `_run`
             return forward(*args, **kwargs)
         self._path.append(self.path_of_module(m))
@@ -123,32 +145,53 @@ class _Tracer(fx.Tracer):
     def _run(self, node: fx.Node) -> Any:
         """Result of one node on the meta device."""
 
-        def value_of(a: Any) -> Any:
-            return a.meta.get("value") if isinstance(a, fx.Node) else a
+        def value_of(a: fx.Node) -> Any:
+            if "value" not in a.meta:  # a constant that the module made, found by its name
+                a.meta["value"] = self._attribute(a)
+            return a.meta["value"]
 
         args, kwargs = fx.map_arg(node.args, value_of), fx.map_arg(node.kwargs, value_of)
         if node.op == "placeholder":
             return self._example
         if node.op == "output":
             return args[0]
+        if node.op == "call_module":
+            self._check_features(node, args)
         self._running = True
         try:
             if node.op == "get_attr":
-                value: Any = self.root
-                for name in str(node.target).split("."):
-                    value = getattr(value, name)
-                return value
+                return self._attribute(node)
             if node.op == "call_module":
                 return self.root.get_submodule(str(node.target))(*args, **kwargs)
             if node.op == "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
             return node.target(*args, **kwargs)  # type: ignore[operator]
         except Exception as error:
+            name = getattr(node.target, "__name__", node.target)
             raise UnsupportedModuleError(
-                f"{node.target} at {_place(node)} fails on its input: {error}"
+                f"at {place(node)}: {name!r} fails on its input: {error}"
             ) from error
         finally:
             self._running = False
+
+    def _attribute(self, node: fx.Node) -> Any:
+        """Parameter, buffer or constant that a node stands for, on the meta device."""
+        value: Any = self.root
+        for name in str(node.target).split("."):
+            value = getattr(value, name)
+        return value.to("meta") if isinstance(value, torch.Tensor) else value
+
+    def _check_features(self, node: fx.Node, args: tuple[Any, ...]) -> None:
+        module = self.root.get_submodule(str(node.target))
+        wanted = getattr(module, "in_features", None)
+        if not isinstance(wanted, int) or not args or not isinstance(args[0], torch.Tensor):
+            return
+        found = args[0].shape[-1]
+        if found != wanted:
+            raise ValueError(
+                f"at {place(node)}: {type(module).__name__} takes {wanted} features, but its "
+                f"input has {found}."
+            )
 
 
 def trace(
@@ -173,6 +216,8 @@ def trace(
     ------
     UnsupportedModuleError
         If the module cannot be run on this shape, or branches on the values of a tensor.
+    ValueError
+        If a layer takes another number of features than it is given.
 
     Examples
     --------
@@ -183,6 +228,10 @@ def trace(
     ['placeholder', 'call_module', 'output']
     """
     tensors = [*module.parameters(), *module.buffers()]
+    if any(isinstance(p, nn.UninitializedParameter | nn.UninitializedBuffer) for p in tensors):
+        raise UnsupportedModuleError(
+            "the module has lazy layers; call it once on an input, which gives them their sizes."
+        )
     memo: dict[int, Any] = {}
     for p in tensors:
         empty = torch.empty_like(p, device="meta")
@@ -193,6 +242,6 @@ def trace(
     with torch.no_grad():
         try:
             graph = _Tracer(is_leaf, example).trace(shadow)
-        except fx.proxy.TraceError as error:
+        except (fx.proxy.TraceError, TypeError) as error:
             raise UnsupportedModuleError(f"the module cannot be traced: {error}") from error
     return Trace(graph, dict(nn.Sequential(module).named_modules()))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skntk.infinite.duals.base import Dual
-from skntk.infinite.state import State, safe_sqrt
+from skntk.infinite.state import State, rows, safe_sqrt
 
 
 def half_angle(delta: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def half_angle(delta: Tensor) -> Tensor:
         return torch.asin((0.5 * delta).sqrt().clamp(max=1.0))
     inside = (delta > 0) & (delta < 2)
     theta = torch.asin((0.5 * torch.where(inside, delta, 1.0)).sqrt())
-    return torch.where(inside, theta, torch.where(delta > 0, math.pi / 2, 0.0))
+    return torch.where(inside, theta, (math.pi / 2) * (delta > 0).to(delta.dtype))
 
 
 class RectifierDual(Dual):
@@ -41,20 +41,29 @@ class RectifierDual(Dual):
 
     def __init__(self, a: float, b: float) -> None:
         even, odd = (b - a) ** 2 / 4, (a + b) ** 2 / 4
-        self.size = even + odd
+        self.size, self.even = even + odd, odd == 0
         self.bend = 2 / math.pi * even / self.size if self.size else 0.0
 
     def diag(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Return both expectations at angle 0, or at a right angle for a zero signal."""
-        slope = torch.where(q > 0, self.size, self.size * (1 - self.bend * math.pi / 2))
+        slope = torch.full_like(q, self.size)
+        slope = slope.where(q > 0, self.size * (1 - self.bend * math.pi / 2))
         return self.size * q, slope
 
     def cross(self, s: State) -> tuple[State, Tensor]:
         """Apply the formulas above to `s`."""
-        theta = 2 * half_angle(s.delta)
-        sine = safe_sqrt(s.delta * (2 - s.delta))
-        delta = (s.delta - self.bend * (sine - theta * (1 - s.delta))).clamp_min(0)
+        # An even function takes antipodal signals for coincident ones: there, too, delta is small.
+        opposite = s.delta > 1 if self.even else None
+        delta = s.delta if opposite is None else torch.where(opposite, 2 - s.delta, s.delta)
+        theta = 2 * half_angle(delta)
+        sine = safe_sqrt(delta * (2 - delta))
         slope = self.size * (1 - self.bend * theta)
+        if opposite is not None:
+            slope = torch.where(opposite, -slope, slope)
+        delta = delta - self.bend * (sine - theta * (1 - delta))
+        # At least 0 despite rounding, and 1 at a zero signal.
+        for k in (s.k1, s.k2):
+            delta = torch.maximum(delta, rows((k == 0).to(k.dtype)))
         return State(self.size * s.k1, self.size * s.k2, delta), slope
 
     def gain_dual(self) -> Dual:

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from skntk.infinite.duals.base import Dual
-from skntk.infinite.state import State
+from skntk.infinite.state import State, safe_sqrt
 
 
 def hermite_series(a1: Sequence[Tensor], a2: Sequence[Tensor], rho: Tensor) -> Tensor:
     """Sum over n of ``a1[n] a2[n] rho^n``, by Horner's rule."""
     total = a1[-1] * a2[-1] * torch.ones_like(rho)
     for c1, c2 in zip(reversed(a1[:-1]), reversed(a2[:-1]), strict=True):
-        total = total * rho + c1 * c2
+        if total.requires_grad or c1.requires_grad or c2.requires_grad:
+            total = torch.addcmul(total * rho, c1, c2)
+        else:
+            total.mul_(rho).addcmul_(c1, c2)
     return total
 
 
@@ -40,7 +43,7 @@ class PolynomialDual(Dual):
 
     @staticmethod
     def _expand(coef: Sequence[float], q: Tensor) -> list[Tensor]:
-        root = q.sqrt()
+        root = safe_sqrt(q)
         out = [torch.zeros_like(q) for _ in coef] or [torch.zeros_like(q)]
         for k, c in enumerate(coef):
             for m in range(k // 2 + 1 if c else 0):

@@ -6,18 +6,21 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skntk.core.errors import SkntkWarning
+from skntk.core.errors import SkntkWarning, UnsupportedModuleError
 from skntk.infinite.duals.base import Dual
 from skntk.infinite.duals.polynomial import hermite_series
-from skntk.infinite.state import State
+from skntk.infinite.state import State, safe_sqrt
 
 #: Largest degree of the series, half-width of the integrals, panels on each side of 0, their order.
-MAX_DEGREE, REACH, PANELS, ORDER = 240, 13.0, 32, 40
+MAX_DEGREE, REACH, PANELS, ORDER = 240, 13.0, 32, 20
+#: Degrees to begin with.
+FEW_DEGREES = 48
 #: Above this relative error a kernel warns.
 WARN_ABOVE = 1e-6
 
@@ -46,6 +49,47 @@ def rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     )
 
 
+@dataclass(frozen=True)
+class _Series:
+    """A function of m signals in normalized Hermite polynomials.
+
+    Attributes
+    ----------
+    coefficients : Tensor of shape (m, degrees)
+        Expansion at each variance.
+    moment : Tensor of shape (m,)
+        Second moments.
+    edge : Tensor of shape (m,)
+        Share of the moment in the outermost panels: an estimate of what lies beyond them.
+    """
+
+    coefficients: Tensor
+    moment: Tensor
+    edge: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, table: Tensor) -> _Series:
+        """Integrate `values` (m, nodes)."""
+        squares = values.square() * table[:, 0]
+        moment, outer = squares.sum(1), squares[:, :ORDER].sum(1) + squares[:, -ORDER:].sum(1)
+        edge = (outer / torch.where(moment > 0, moment, 1.0)).detach()
+        # Most series need few degrees: the rest is computed only if these leave something out.
+        series = cls(values @ table[:, :FEW_DEGREES], moment, edge)
+        if series.cut(4 * torch.finfo(values.dtype).eps)[0] < FEW_DEGREES:
+            return series
+        return cls(values @ table, moment, edge)
+
+    def cut(self, tol: float) -> tuple[int, float]:
+        """Terms to keep, and the relative bound on what they leave out."""
+        moment = self.moment.detach()[:, None]
+        kept = self.coefficients.detach().square().cumsum(1)
+        # A function of a zero signal may be zero: nothing is left out then.
+        left = torch.where(moment > 0, 1 - kept / moment, 0.0).amax(0)
+        enough = torch.nonzero(left <= tol)
+        n = int(enough[0]) + 1 if len(enough) else kept.shape[1]
+        return n, min(max(float(left[n - 1]), 0.0) + 10 * float(self.edge.max()), 1.0)
+
+
 class QuadratureDual(Dual):
     r"""Dual of a function that has no closed form, or none that is known.
 
@@ -53,7 +97,9 @@ class QuadratureDual(Dual):
     are integrals in one variable, and :math:`\sigma = \sum_{n \le N} a_n(q_1) a_n(q_2) \rho^n`.
     By Parseval, what the series leaves out is at most :math:`\sqrt{r(q_1) r(q_2)}` with
     :math:`r(q) = E[\phi(\sqrt q\,x)^2] - \sum_{n \le N} a_n(q)^2`, whatever :math:`\rho`; the
-    same for :math:`\phi'`. `error` is the largest such bound met so far, relative to the diagonal.
+    same for :math:`\phi'`. `error` is the largest such bound met so far, relative to the diagonal;
+    it includes an estimate of what lies beyond the reach of the integrals, for functions that grow
+    like an exponential.
 
     Parameters
     ----------
@@ -61,17 +107,22 @@ class QuadratureDual(Dual):
         Elementwise, tensor in and tensor out, differentiable by autograd.
     name : str
         For messages.
+
+    Raises
+    ------
+    UnsupportedModuleError
+        In its methods, if the function is not a number (NaN) for some input.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], name: str) -> None:
         self.function, self.name = function, name
         self.error = 0.0
 
-    def _coefficients(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return a_n, b_n (q.numel(), degrees) of phi and phi', and their second moments."""
+    def _expand(self, q: Tensor) -> tuple[_Series, _Series]:
+        """Series of phi and of phi' for variances q, of any shape."""
         x, table = rule(q.dtype, q.device)
         keep = q.requires_grad
-        z = q.reshape(-1, 1).sqrt() * x
+        z = safe_sqrt(q.reshape(-1, 1)) * x
         with torch.enable_grad():
             if not keep:
                 z = z.detach().requires_grad_()
@@ -79,38 +130,37 @@ class QuadratureDual(Dual):
             (slope,) = torch.autograd.grad(value.sum(), z, create_graph=keep)
         if not keep:
             value, slope = value.detach(), slope.detach()
-        density = table[:, 0]
-        return value @ table, slope @ table, value.square() @ density, slope.square() @ density
-
-    @staticmethod
-    def _cut(coefficients: Tensor, moment: Tensor, tol: float) -> tuple[int, float]:
-        """Terms to keep, and the relative bound on what they leave out."""
-        kept = coefficients.detach().square().cumsum(1)
-        left = (1 - kept / moment.detach().clamp_min(1e-300)[:, None]).amax(0)
-        enough = torch.nonzero(left <= tol)
-        n = int(enough[0]) + 1 if len(enough) else coefficients.shape[1]
-        return n, max(float(left[n - 1]), 0.0)
+        if value.isnan().any() or slope.isnan().any():
+            raise UnsupportedModuleError(
+                f"the elementwise function {self.name} is not a number (NaN) for some inputs, but "
+                "its input takes all real values in the limit."
+            )
+        return _Series.of(value, table), _Series.of(slope, table)
 
     def diag(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Return both second moments, integrals in one variable."""
-        _, _, sigma, slope = self._coefficients(q)
-        return sigma.reshape(q.shape), slope.reshape(q.shape)
+        sigma, slope = self._expand(q)
+        tol = 4 * torch.finfo(q.dtype).eps
+        self._report(max(series.cut(tol)[1] for series in (sigma, slope)))
+        return sigma.moment.reshape(q.shape), slope.moment.reshape(q.shape)
 
     def cross(self, s: State) -> tuple[State, Tensor]:
         """Sum both series at `s`, cut where they no longer change the result."""
         rho = 1 - s.delta
         tol = 4 * torch.finfo(rho.dtype).eps
-        one, two = self._coefficients(s.k1), self._coefficients(s.k2)
+        series = list(zip(self._expand(s.k1), self._expand(s.k2), strict=True))
         results = []
-        for c1, c2, m1, m2 in ((one[0], two[0], one[2], two[2]), (one[1], two[1], one[3], two[3])):
-            (n1, e1), (n2, e2) = self._cut(c1, m1, tol), self._cut(c2, m2, tol)
+        for one, two in series:
+            (n1, e1), (n2, e2) = one.cut(tol), two.cut(tol)
             n = max(n1, n2)
             self._report(math.sqrt(max(e1, tol) * max(e2, tol)))
-            a1 = [c1[:, k].reshape(s.k1.shape) for k in range(n)]
-            a2 = [c2[:, k].reshape(s.k2.shape) for k in range(n)]
+            a1 = [one.coefficients[:, k].reshape(s.k1.shape) for k in range(n)]
+            a2 = [two.coefficients[:, k].reshape(s.k2.shape) for k in range(n)]
             results.append(hermite_series(a1, a2, rho))
         sigma, slope = results
-        return s.with_cross(one[2].reshape(s.k1.shape), two[2].reshape(s.k2.shape), sigma), slope
+        one, two = series[0]
+        k1, k2 = one.moment.reshape(s.k1.shape), two.moment.reshape(s.k2.shape)
+        return s.with_cross(k1, k2, sigma), slope
 
     def _report(self, error: float) -> None:
         if error > WARN_ABOVE >= self.error:

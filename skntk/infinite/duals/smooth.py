@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from skntk.infinite.duals.base import Dual
-from skntk.infinite.state import State, rows
+from skntk.infinite.state import State, rows, safe_sqrt
 
 
 def one_minus_overlap(s: State, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Return :math:`1 - o^2`, `o`, and :math:`(1 + c q_1)(1 + c q_2)` without cancellation.
+    r"""Return :math:`1 - o^2`, `o`, and :math:`\sqrt{w_1 w_2}` without cancellation or overflow.
 
-    The overlap is :math:`o = c q_{12} / \sqrt{(1 + c q_1)(1 + c q_2)}` with :math:`c` = `scale`.
-    With :math:`w = 1 / (1 + c q)`, :math:`1 - o^2 = w_1 + w_2 - w_1 w_2 + (1 - w_1)(1 - w_2)
-    (1 - \rho^2)`; all of its terms are positive.
+    The overlap is :math:`o = c q_{12} \sqrt{w_1 w_2}` with :math:`w = 1 / (1 + c q)` and
+    :math:`c` = `scale`. All terms of :math:`1 - o^2 = w_1 + w_2 (1 - w_1) + (1 - w_1)(1 - w_2)
+    (1 - \rho^2)` are positive.
     """
     w1, w2 = rows(1 / (1 + scale * s.k1)), rows(1 / (1 + scale * s.k2))
-    c1, c2 = rows(((scale * s.k1) * w1).sqrt()), rows(((scale * s.k2) * w2).sqrt())
+    c1, c2 = rows(safe_sqrt((scale * s.k1) * w1)), rows(safe_sqrt((scale * s.k2) * w2))
     both = c1 * c2
     left = torch.addcmul(torch.addcmul(w1, w2, c1.square()), both.square(), s.delta * (2 - s.delta))
-    return left, both * (1 - s.delta), 1 / (w1 * w2)
+    return left, both * (1 - s.delta), rows(w1.sqrt()) * rows(w2.sqrt())
 
 
 class ErfDual(Dual):
@@ -45,9 +45,9 @@ class ErfDual(Dual):
 
     def cross(self, s: State) -> tuple[State, Tensor]:
         """Apply the arcsine, as the arctangent that stays accurate next to one."""
-        left, overlap, product = one_minus_overlap(s, 2 * self.b**2)
+        left, overlap, root = one_minus_overlap(s, 2 * self.b**2)
         sigma = (self.a**2 * (2 / math.pi)) * torch.atan2(overlap, left.sqrt())
-        slope = ((self.a * self.b) ** 2 * (4 / math.pi)) * (product * left).rsqrt()
+        slope = ((self.a * self.b) ** 2 * (4 / math.pi)) * (root * left.rsqrt())
         if self.c:
             sigma = sigma + self.c**2
         return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma), slope
@@ -56,24 +56,24 @@ class ErfDual(Dual):
 class GELUDual(Dual):
     r"""Dual of the exact GELU, :math:`x \Phi(x)`, by Stein's identity.
 
-    With :math:`D = (1 + q_1)(1 + q_2) - q_{12}^2`, :math:`G = 1 / (2 \pi \sqrt D)` and
-    :math:`P = \tfrac14 + \tfrac1{2\pi} \arcsin(q_{12} / \sqrt{(1 + q_1)(1 + q_2)})`,
+    With :math:`w_i = 1 / (1 + q_i)`, the overlap :math:`o = q_{12} \sqrt{w_1 w_2}`,
+    :math:`P = \tfrac14 + \tfrac1{2\pi} \arcsin o` and
+    :math:`G = \frac{1}{2 \pi} \sqrt{q_1 w_1 q_2 w_2 / (1 - o^2)}`,
 
     .. math::
 
-        \sigma &= q_{12} P + G [q_1 q_2 + q_{12}^2 (w_1 + w_2 - 1)], \quad w_i = 1 / (1 + q_i), \\
-        \dot\sigma &= P + q_{12} G (w_1 + w_2 + 1 / D).
+        \sigma &= \sqrt{q_1 q_2} [\rho P + G (1 - \rho^2 + \rho^2 (w_1 + w_2))], \\
+        \dot\sigma &= P + \rho\, G (w_1 + w_2 + w_1 w_2 / (1 - o^2)).
     """
 
     def _both(self, s: State) -> tuple[Tensor, Tensor]:
-        left, overlap, product = one_minus_overlap(s, 1.0)
+        left, overlap, root = one_minus_overlap(s, 1.0)
+        rho, size = 1 - s.delta, rows(safe_sqrt(s.k1)) * rows(safe_sqrt(s.k2))
         below = 0.25 + torch.atan2(overlap, left.sqrt()) / (2 * math.pi)
-        both = s.nngp
-        det = left * product
-        density = det.rsqrt() / (2 * math.pi)
-        w = 1 / (1 + s.k1) + 1 / (1 + s.k2)
-        sigma = both * below + density * (s.k1 * s.k2 + both.square() * (w - 1))
-        return sigma, below + both * density * (w + 1 / det)
+        density = (root * size) * left.rsqrt() / (2 * math.pi)
+        w = rows(1 / (1 + s.k1)) + rows(1 / (1 + s.k2))
+        sigma = size * (rho * below + density * (s.delta * (2 - s.delta) + rho.square() * w))
+        return sigma, below + rho * density * (w + root.square() / left)
 
     def diag(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Return both expectations at angle 0."""
@@ -100,9 +100,15 @@ class SinDual(Dual):
     def _both(self, s: State) -> tuple[Tensor, Tensor]:
         difference, total = s.sum_of_squares
         even = torch.exp(-0.5 * self.b**2 * difference)
-        odd = self.twist * torch.exp(-0.5 * self.b**2 * total)
-        sigma = (0.5 * self.a**2) * (even - odd)
-        return sigma, (0.5 * (self.a * self.b) ** 2) * (even + odd)
+        odd = torch.exp(-0.5 * self.b**2 * total)
+        # even - odd cancels where the covariance is small; a hyperbolic sine does not.
+        size = rows(torch.exp(-0.5 * self.b**2 * s.k1)) * rows(torch.exp(-0.5 * self.b**2 * s.k2))
+        both = self.b**2 * s.nngp
+        small = both.abs() < 1
+        sine = 2 * size * torch.sinh(both * small)
+        apart = torch.where(small, sine, even - odd)
+        sigma = (0.5 * self.a**2) * (apart + (1 - self.twist) * odd)
+        return sigma, (0.5 * (self.a * self.b) ** 2) * (even + self.twist * odd)
 
     def diag(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Return both expectations at angle 0."""
@@ -143,8 +149,9 @@ class ExpDual(Dual):
 class GaussianDual(Dual):
     r"""Dual of :math:`a \exp(b x^2)`, :math:`b \le 0`.
 
-    With :math:`c = -2b` and :math:`D = (1 + c q_1)(1 + c q_2) - c^2 q_{12}^2`,
-    :math:`\sigma = a^2 D^{-1/2}` and :math:`\dot\sigma = a^2 c^2 q_{12} D^{-3/2}`.
+    With :math:`c = -2b`, :math:`w = 1 / (1 + c q)` and :math:`o = c q_{12} \sqrt{w_1 w_2}`,
+    :math:`\sigma = a^2 \sqrt{w_1 w_2 / (1 - o^2)}` and
+    :math:`\dot\sigma = c\, \sigma\, o \sqrt{w_1 w_2} / (1 - o^2)`.
 
     Parameters
     ----------
@@ -156,10 +163,9 @@ class GaussianDual(Dual):
         self.a, self.c = a, -2.0 * b
 
     def _both(self, s: State) -> tuple[Tensor, Tensor]:
-        left, _, product = one_minus_overlap(s, self.c)
-        inverse = 1 / (left * product)
-        sigma = self.a**2 * inverse.sqrt()
-        return sigma, self.c**2 * sigma * s.nngp * inverse
+        left, overlap, root = one_minus_overlap(s, self.c)
+        sigma = self.a**2 * (root * left.rsqrt())
+        return sigma, self.c * sigma * (overlap * root / left)
 
     def diag(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Return both expectations at angle 0."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -40,6 +41,17 @@ class Activation(Rule):
     def inputs(self) -> tuple[Signal, ...]:  # type: ignore[override]
         return (self.signal,)
 
+    @functools.cached_property
+    def gain_dual(self) -> Dual:
+        """Dual of x phi'(x)."""
+        return self.dual.gain_dual() or QuadratureDual(gain_function(self.function), self.name)
+
+    @property
+    def series(self) -> list[QuadratureDual]:
+        """Duals in use that have no closed form."""
+        duals = [self.dual, self.gain_dual] if self.signal.gains else [self.dual]
+        return [dual for dual in duals if isinstance(dual, QuadratureDual)]
+
     def apply(self, states: Sequence[State], options: Options) -> State:
         """Apply the dual."""
         (s,) = states
@@ -48,8 +60,7 @@ class Activation(Rule):
             return out
         ntk = None if s.ntk is None else s.ntk * slope
         if s.gain:
-            dual = self.dual.gain_dual() or QuadratureDual(gain_function(self.function), self.name)
-            gained = s.gain * dual.apply(replace(s, ntk=None, gain=0.0))[0].nngp
+            gained = s.gain * self.gain_dual.apply(replace(s, ntk=None, gain=0.0))[0].nngp
             ntk = gained if ntk is None else ntk + gained
         return replace(out, ntk=ntk)
 

@@ -44,6 +44,8 @@ class Rule(ABC):
         Whether its output is a centred Gaussian process over inputs, as an activation needs.
     centred : bool
         Whether its output has mean 0 over the draw of the weights.
+    gains : bool
+        Whether its state has a trained gain pending, see `State.gain`.
     sources : frozenset of Rule
         The layers whose fresh weights its output depends on; signals with disjoint sources are
         independent given the layers before them.
@@ -52,6 +54,7 @@ class Rule(ABC):
     inputs: tuple[Signal, ...] = ()
     gaussian = False
     centred = False
+    gains = False
 
     @property
     def sources(self) -> frozenset[Rule]:
@@ -101,6 +104,10 @@ class Signal:
     @property
     def centred(self) -> bool:
         return all(rule.centred for rule in self.terms)
+
+    @property
+    def gains(self) -> bool:
+        return any(rule.gains for rule in self.terms)
 
     @property
     def sources(self) -> frozenset[Rule]:

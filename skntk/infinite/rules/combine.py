@@ -73,10 +73,9 @@ class Product(Rule):
 
     def apply(self, states: Sequence[State], options: Options) -> State:
         """Apply the product rule."""
-        k1, k2 = math.prod(s.k1 for s in states), math.prod(s.k2 for s in states)
-        delta: Tensor = states[0].delta
+        k1, k2, delta = states[0].k1, states[0].k2, states[0].delta
         for s in states[1:]:
-            delta = delta + s.delta * (1 - delta)
+            k1, k2, delta = k1 * s.k1, k2 * s.k2, delta + s.delta * (1 - delta)
         out = State(k1, k2, delta, own=states[0].own)
         if not options.with_ntk:
             return out

@@ -40,13 +40,16 @@ class Norm(Rule):
         return self.signal.gaussian
 
     @property
+    def gains(self) -> bool:  # type: ignore[override]
+        return self.gain or self.signal.gains
+
+    @property
     def centred(self) -> bool:  # type: ignore[override]
         return self.signal.centred
 
     def apply(self, states: Sequence[State], options: Options) -> State:
         """Rescale, then account for the trained gain and bias."""
         (s,) = states
-        s = replace(s, ntk=s.tangent, gain=0.0)
         r1, r2 = (s.k1 + self.eps).rsqrt(), (s.k2 + self.eps).rsqrt()
         if self.eps == 0:
             r1, r2 = r1.nan_to_num(posinf=0.0), r2.nan_to_num(posinf=0.0)
@@ -54,7 +57,8 @@ class Norm(Rule):
         ntk = out.ntk
         if self.bias:
             ntk = add(ntk, (0 * out.delta) + 1)
-        return replace(out, ntk=ntk, gain=float(self.gain))
+        # Rescaling commutes with a gain: those that await the next layer add up.
+        return replace(out, ntk=ntk, gain=s.gain + float(self.gain))
 
     def degree(self, degrees: Sequence[float | None]) -> float | None:
         """Return 0, if nothing is added to the variance."""

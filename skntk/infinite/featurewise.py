@@ -1,0 +1,78 @@
+"""Inputs embedded feature by feature: a small infinitely wide network for each of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skntk.infinite.state import State, safe_rsqrt
+
+#: The kernel of one feature at x^2 = 1, by which the embedding is divided.
+_UNIT = 7.0
+
+
+@dataclass(frozen=True)
+class FeaturewiseInputs:
+    r"""Rows of X in a feature-wise embedding.
+
+    Each feature is read by an infinitely wide ReLU network of one hidden layer with
+    ``weight_std=sqrt(2)`` and ``bias_std=1``; the network proper reads the tangent features of all
+    of these. Its input covariance is therefore, instead of :math:`x \cdot x' / d`, the mean over
+    features of the one-dimensional NTK. With :math:`a_j = (\sqrt2 x_j, 1)` and
+    :math:`\theta_j` the angle between :math:`a_j` and :math:`a'_j`,
+
+    .. math::
+
+        \Theta_j = 1 + \tfrac1\pi \left[\sqrt2\, |x_j - x'_j|
+            + 2 (\pi - \theta_j)\, a_j \cdot a'_j\right],
+
+    a function of each feature's difference with a cusp, as of a forest of trees: what suits tables
+    whose columns have little to do with each other.
+
+    Attributes
+    ----------
+    first : Tensor of shape (n, d)
+        :math:`\sqrt2 x`.
+    angle : Tensor of shape (n, d)
+        Angle of :math:`a_j` from its second axis.
+    square : Tensor of shape (n,)
+        The covariance of each row with itself, 1 where all features are 1 or -1.
+    """
+
+    first: Tensor
+    angle: Tensor
+    square: Tensor
+
+    @classmethod
+    def of(cls, X: Tensor) -> FeaturewiseInputs:
+        """Prepare rows (n, d)."""
+        first = math.sqrt(2) * X
+        square = (3 + 2 * first.square()).mean(-1) / _UNIT
+        return cls(first, torch.atan(first), square)
+
+    def __len__(self) -> int:
+        return int(self.square.shape[-1])
+
+    def __getitem__(self, rows: slice) -> FeaturewiseInputs:
+        return FeaturewiseInputs(self.first[rows], self.angle[rows], self.square[rows])
+
+    def own(self) -> State:
+        """State of each row with itself: tensors of shape (n,)."""
+        return State(self.square, self.square, torch.zeros_like(self.square), own=True)
+
+    def pairs(self, other: FeaturewiseInputs) -> State:
+        """State of all pairs of rows: (n1, n2)."""
+        d = self.first.shape[1]
+        total = torch.zeros(len(self), len(other), dtype=self.first.dtype, device=self.first.device)
+        for j in range(d):
+            x, y = self.first[:, j, None], other.first[None, :, j]
+            behind = math.pi - (self.angle[:, j, None] - other.angle[None, :, j]).abs()
+            total += (x - y).abs()
+            total = torch.addcmul(total, behind, x * y + 1, value=2.0)
+        covariance = (1 + total / (math.pi * d)) / _UNIT
+        k1, k2 = self.square[:, None], other.square[None, :]
+        rho = covariance * (safe_rsqrt(k1) * safe_rsqrt(k2))
+        return State(k1, k2, (1 - rho).clamp(0, 2))

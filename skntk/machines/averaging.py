@@ -1,0 +1,187 @@
+"""Leave-one-out averages of classification machines over kernels and ridges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from skntk.solvers import Spectral, squared_hinge
+
+#: Machines whose leave-one-out score is within so many standard errors of the best are averaged.
+WITHIN = 0.5
+#: Kernels that the margin machine is trained on, and its ridges, fewer where they cost much.
+MARGIN_KERNELS, MARGIN_WORK = 2, 3000
+
+
+@dataclass(frozen=True)
+class Average:
+    """Average of machines of one loss, as coefficients of each kernel.
+
+    Attributes
+    ----------
+    dual : list of Tensor of shape (n, C)
+        Coefficients for each kernel.
+    constant : Tensor of shape (C,)
+        Added to the sum over kernels.
+    left_out : Tensor of shape (n, C)
+        Leave-one-out scores of the average.
+    best : tuple of (int, int)
+        Kernel and ridge with the best score.
+    errors : Tensor of shape (kernels, A)
+        Mean leave-one-out Brier score of each machine.
+    """
+
+    dual: list[Tensor]
+    constant: Tensor
+    left_out: Tensor
+    best: tuple[int, int]
+    errors: Tensor
+
+
+def near_best(errors: Tensor, weights: Tensor) -> Tensor:
+    """Uniform weights of the candidates (..., n) within `WITHIN` standard errors of the best.
+
+    The standard error is that of the difference from the best, over rows.
+    """
+    n = errors.shape[-1]
+    share = weights / weights.sum()
+    mean = (errors * share).sum(-1)
+    difference = errors - errors.reshape(-1, n)[mean.argmin()]
+    spread = ((difference - (difference * share).sum(-1, keepdim=True)).square() * share).sum(-1)
+    keep = (difference * share).sum(-1) <= WITHIN * (spread / n).sqrt() + 1e-12
+    return keep.to(errors.dtype) / keep.sum()
+
+
+def ridge_average(spectra: list[Spectral], ridges: Tensor, Y: Tensor, weights: Tensor) -> Average:
+    r"""Average kernel ridge regressions on one-hot labels.
+
+    Leave-one-out is exact with the mean of the labels taken without the row as well: with
+    :math:`C = (K + \alpha W^{-1})^{-1}`, the residual is
+    :math:`[C(y - \bar y_{-i} 1)]_i / C_{ii}`.
+
+    Parameters
+    ----------
+    spectra : list of Spectral
+        Decompositions of the kernels.
+    ridges : Tensor of shape (kernels, A)
+        Absolute ridges.
+    Y : Tensor of shape (n, C)
+        One-hot labels.
+    weights : Tensor of shape (n,)
+        Weights of mean 1.
+
+    Returns
+    -------
+    Average
+    """
+    total = weights.sum()
+    mean = (weights[:, None] * Y).sum(0) / total
+    without = (total * mean - weights[:, None] * Y) / (total - weights).clamp_min(1e-12)[:, None]
+    targets = torch.cat([Y, torch.ones_like(Y[:, :1])], 1)
+    left_out, duals = [], []
+    for spectral, alphas in zip(spectra, ridges, strict=True):
+        c = spectral.coefficients(targets, alphas)
+        precision = spectral.inverse_diagonal(alphas)[..., None]
+        left_out.append(Y - (c[..., :-1] - without * c[..., -1:]) / precision)
+        duals.append(c[..., :-1] - mean * c[..., -1:])
+    scores = torch.stack(left_out)
+    errors = (scores - Y).square().sum(-1)
+    return _average(scores, errors, duals, mean, [torch.zeros_like(d[:, 0]) for d in duals], weights)
+
+
+def margin_average(
+    grams: list[Tensor],
+    ridges: Tensor,
+    Y: Tensor,
+    weights: Tensor,
+    start: Average,
+) -> Average:
+    """Average one-against-rest squared-hinge machines, on the kernels that suit ridge best.
+
+    Parameters
+    ----------
+    grams : list of Tensor of shape (n, n)
+        The kernels.
+    ridges, Y, weights
+        As of `ridge_average`.
+    start : Average
+        The ridge machines.
+
+    Returns
+    -------
+    Average
+        With empty coefficients for kernels that were not used.
+    """
+    n, C = Y.shape
+    binary = C == 2
+    heavy = n * (1 if binary else C) > MARGIN_WORK
+    order = start.errors.amin(1).argsort()[: 1 if heavy else MARGIN_KERNELS].tolist()
+    steps = list(range(ridges.shape[1]))[:: 2 if heavy else 1]
+    classes = range(1 if binary else C)
+    scores = torch.empty(len(order), len(steps), n, C, dtype=Y.dtype, device=Y.device)
+    duals = [torch.zeros(len(steps), n, C, dtype=Y.dtype, device=Y.device) for _ in order]
+    for q, m in enumerate(order):
+        unit = grams[m].diagonal().mean()
+        K = grams[m] + unit  # a bias of the size of the kernel
+        for c in classes:
+            t = 2 * Y[:, c] - 1
+            active = t * (2 * start.left_out[:, c] - 1) < 1
+            for j in reversed(range(len(steps))):
+                solution = squared_hinge(K, t, ridges[m, steps[j]] / weights, active)
+                active = solution.active
+                scores[q, j, :, c], duals[q][j, :, c] = solution.leave_one_out, solution.dual
+    if binary:
+        scores[..., 1] = -scores[..., 0]
+        for dual in duals:
+            dual[..., 1] = -dual[..., 0]
+    scores = (1 + scores) / 2
+    errors = (scores.clamp(0, 1) - Y).square().sum(-1)
+    units = [grams[m].diagonal().mean() for m in order]
+    constants = [d.sum(1) * u / 2 for d, u in zip(duals, units, strict=True)]
+    half = torch.full_like(Y[0], 0.5)
+    made = _average(scores, errors, [d / 2 for d in duals], half, constants, weights)
+    dual = [torch.zeros_like(Y) for _ in grams]
+    for q, m in enumerate(order):
+        dual[m] = made.dual[q]
+    best = (order[made.best[0]], steps[made.best[1]])
+    return Average(dual, made.constant, made.left_out, best, made.errors)
+
+
+def _average(
+    scores: Tensor,
+    errors: Tensor,
+    duals: list[Tensor],
+    constant: Tensor,
+    constants: list[Tensor],
+    weights: Tensor,
+) -> Average:
+    share = near_best(errors, weights)
+    mean = (errors * weights).mean(-1)
+    best = divmod(int(mean.argmin()), mean.shape[1])
+    dual = [torch.tensordot(s, d, 1) for s, d in zip(share, duals, strict=True)]
+    for s, c in zip(share, constants, strict=True):
+        constant = constant + torch.tensordot(s, c, 1)
+    left_out = torch.tensordot(share, scores, 2)
+    return Average(dual, constant, left_out, best, mean)
+
+
+def temperature(scores: Tensor, labels: np.ndarray, weights: np.ndarray) -> float:
+    """Inverse temperature of a softmax that minimizes the leave-one-out log loss.
+
+    A weak prior around 4, the scale at which one-hot scores are confident, keeps it finite where
+    all rows are predicted right.
+    """
+    F = scores.cpu().numpy()
+    F = F - F.max(1, keepdims=True)
+    rows = np.arange(len(F))
+
+    def loss(log_beta: float) -> float:
+        z = np.exp(log_beta) * F
+        log_likelihood = z[rows, labels] - np.log(np.exp(z).sum(1))
+        return float(-(weights * log_likelihood).sum() + 0.5 * (log_beta - np.log(4.0)) ** 2)
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-2.0, 4.0), method="bounded").x))

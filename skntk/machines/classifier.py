@@ -1,0 +1,339 @@
+"""`NTKClassifier`: a leave-one-out average of kernel machines with calibrated probabilities."""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from skntk.machines.averaging import Average, margin_average, ridge_average, temperature
+from skntk.machines.base import Evaluated, NTKMachine
+from skntk.machines.tuning import mean_diagonal, tune_evidence
+from skntk.solvers import Spectral, cholesky, squared_hinge
+
+#: Rows above which a random subset of that many is tuned on.
+ROWS = 1000
+
+
+class NTKClassifier(ClassifierMixin, NTKMachine):
+    r"""Classification with the kernels of infinitely wide networks.
+
+    Two kernel machines are averaged: ridge regression on one-hot labels, and a one-against-rest
+    squared-hinge machine. Both average over kernels and ridges: all whose leave-one-out Brier
+    score is within half a standard error of the best. Probabilities are a softmax whose
+    temperature minimizes the leave-one-out log loss. Nothing is left to tune by hand.
+
+    Inputs are not scaled inside, so put a scaler in front.
+
+    Parameters
+    ----------
+    depth : int or "auto", default="auto"
+        Hidden layers of the default network. "auto" averages over 1, 3 and 5; 3 without tuning.
+    activation : str or torch.nn.Module, default="relu"
+        A name of `skntk.nn.activation_names` or an elementwise module.
+    weight_std : float, default=sqrt(2)
+        Standard deviation of the weights, per fan-in.
+    bias_std : float or "auto", default="auto"
+        Standard deviation of the biases. "auto" averages over 0.1 and 1; 0.1 without tuning.
+    embedding : {"none", "featurewise", "auto"}, default="auto"
+        "featurewise" puts an infinitely wide network of one hidden layer in front of each feature
+        (see `skntk.infinite_width`), which suits tables. "auto" tries both; "none" without tuning,
+        and with ``tuning="marginal_likelihood"``.
+    module : torch.nn.Module class or instance, optional
+        A network that replaces the default one; parameters ``module__*`` go to a class.
+    kind : {"ntk", "nngp"}, default="ntk"
+        The kernel of all layers trained, or of the readout alone.
+    alpha : float or "auto", default="auto"
+        Ridge relative to the weighted mean diagonal of the kernel, positive. "auto" averages over
+        10 values from 1e-4 to 3; 1e-2 without tuning.
+    param_grid : dict, optional
+        Candidates of the average by name: "depth", "activation", "weight_std", "bias_std",
+        "kind", "alpha". They replace the values of these parameters.
+    tuning : {"loo", "marginal_likelihood"} or None, default="loo"
+        Leave-one-out average over the candidates; or one kernel by the evidence of the one-hot
+        labels, with gradients for weight_std and bias_std, then the average over alpha. Above
+        1000 rows, a random subset of 1000 is tuned on, and the best machine of each kind is
+        trained on all rows.
+    ard : bool, default=False
+        Tune one input scale per feature; needs ``tuning="marginal_likelihood"``.
+    device : str or torch.device, default="cpu"
+        Where kernels are computed and solved.
+    dtype : {"float64", "float32"}, default="float64"
+        Of the kernel; it is solved in float64.
+    n_jobs : int, optional
+        Workers of joblib for kernel tiles; by default torch's threads.
+    random_state : int, RandomState or None, default=None
+        For the subset that is tuned on.
+    verbose : int, default=0
+        1 shows progress.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    class_prior_ : ndarray of shape (n_classes,)
+        Weighted frequencies of the classes.
+    X_fit_ : ndarray of shape (n, d)
+        Training rows, without those of weight 0.
+    choices_ : list of KernelChoice
+        The kernels in use.
+    temperature_ : float
+        Inverse temperature of the softmax.
+    tuning_results_ : dict
+        Candidate kernels and their best mean leave-one-out Brier score.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X had any.
+
+    References
+    ----------
+    Arora et al. (2020), "Harnessing the power of infinitely wide deep nets on small-data tasks";
+    Rasmussen & Williams (2006), equation 5.12; Chapelle (2007), section 4; Guo et al. (2017), "On
+    calibration of modern neural networks", equation 9.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from skntk import NTKClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = make_pipeline(StandardScaler(), NTKClassifier()).fit(X[::2], y[::2])
+    >>> model.score(X[1::2], y[1::2]) > 0.9
+    True
+    """
+
+    _parameter_constraints: dict[str, Any] = {
+        **NTKMachine._parameter_constraints,
+        "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "tuning": [StrOptions({"loo", "marginal_likelihood"}), None],
+        "ard": ["boolean"],
+    }
+    _GRID = {"depth": (1, 3), "bias_std": (0.1, 1.0), "embedding": ("none", "featurewise")}
+    _ALPHAS = np.logspace(-4, 0.5, 10)
+
+    def __init__(
+        self,
+        depth: int | str = "auto",
+        activation: str | nn.Module = "relu",
+        weight_std: float = math.sqrt(2),
+        bias_std: float | str = "auto",
+        *,
+        embedding: str = "auto",
+        module: Any = None,
+        kind: str = "ntk",
+        alpha: float | str = "auto",
+        param_grid: dict[str, Any] | None = None,
+        tuning: str | None = "loo",
+        ard: bool = False,
+        device: str | torch.device = "cpu",
+        dtype: str = "float64",
+        n_jobs: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.depth = depth
+        self.activation = activation
+        self.weight_std = weight_std
+        self.bias_std = bias_std
+        self.embedding = embedding
+        self.module = module
+        self.kind = kind
+        self.alpha = alpha
+        self.param_grid = param_grid
+        self.tuning = tuning
+        self.ard = ard
+        self.device = device
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NTKClassifier:
+        """Train, tune and calibrate.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d)
+            Training rows.
+        y : array-like of shape (n,)
+            Class labels; a single class is predicted with certainty.
+        sample_weight : array-like of shape (n,), optional
+            Weights of the rows.
+
+        Returns
+        -------
+        NTKClassifier
+            Itself.
+
+        Raises
+        ------
+        MemoryBudgetError
+            If a kernel matrix of all rows does not fit in memory.
+        KernelOverflowError
+            If the kernel overflows its dtype.
+        """
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        check_classification_targets(y)
+        weights = self._weights(sample_weight, X)
+        if weights is not None:
+            X, y, weights = X[weights > 0], y[weights > 0], weights[weights > 0]
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        n, w = len(X), np.ones(len(X))
+        if weights is not None:
+            w = weights / weights.mean()
+        self.X_fit_ = X
+        self.class_prior_ = np.bincount(labels, weights=w) / n
+        self.choices_, self._members, self.temperature_ = [], [], 1.0
+        if self.ard and self.tuning != "marginal_likelihood":
+            raise ValueError("ard=True needs tuning='marginal_likelihood'.")
+        kernels = [self._bound(c, X.shape[1]) for c in self._candidates(self.tuning is not None)]
+        if len(self.classes_) > 1:
+            self._require_square(min(n, ROWS), len(kernels) + 3.2)
+            self._require_square(n, 4)
+            self._train(kernels, self._tensor(X), labels, torch.as_tensor(w, device=self.device))
+        return self
+
+    def _train(self, kernels: list[Evaluated], X: Tensor, labels: np.ndarray, w: Tensor) -> None:
+        """Tune on all rows or a subset; keep coefficients (n, C) of each kernel, and a constant."""
+        n, C = len(labels), len(self.classes_)
+        Y = torch.zeros(n, C, dtype=torch.float64, device=X.device)
+        Y[torch.arange(n), torch.as_tensor(labels)] = 1.0
+        rows = self._subset(labels) if n > ROWS else np.arange(n)
+        at = torch.as_tensor(rows, device=X.device)
+        X_at, Y_at, w_at = X[at], Y[at], w[at] / w[at].mean()
+        alphas = self._alphas(self._ALPHAS if self.tuning else np.array([1e-2]))
+        if self.tuning == "marginal_likelihood":
+            kernels = [self._by_evidence(kernels, alphas, X_at, Y_at, w_at)]
+        grams, spectra, units = [], [], []
+        for kernel in self._progress(kernels, "tuning"):
+            K = kernel.gram(X_at)
+            units.append(mean_diagonal(K.diagonal(), w_at))
+            spectra.append(Spectral.from_gram(K, w_at))
+            grams.append(K)
+        ridges = torch.outer(*(torch.as_tensor(v, device=X.device) for v in (units, alphas)))
+        ridge = ridge_average(spectra, ridges, Y_at, w_at)
+        del spectra
+        margin = margin_average(grams, ridges, Y_at, w_at, ridge)
+        self.tuning_results_ = {
+            "choice": [kernel.choice for kernel in kernels],
+            "score": ridge.errors.amin(1).tolist(),
+        }
+        scores = 0.5 * (ridge.left_out + margin.left_out)
+        self.temperature_ = temperature(scores, labels[rows], w_at.cpu().numpy())
+        if n > ROWS:
+            del grams
+            ridge, margin = self._refit(kernels, ridges, X, Y, w, ridge, margin)
+        self._constant = (0.5 * (ridge.constant + margin.constant)).cpu().numpy()
+        for kernel, a, b in zip(kernels, ridge.dual, margin.dual, strict=True):
+            dual = 0.5 * (a + b)
+            if bool(dual.any()):
+                self.choices_.append(kernel.choice)
+                self._members.append((kernel, dual))
+
+    def _subset(self, labels: np.ndarray) -> np.ndarray:
+        """Random rows to tune on, with at least one of each class."""
+        order = check_random_state(self.random_state).permutation(len(labels))
+        _, first = np.unique(labels[order], return_index=True)
+        return np.union1d(order[:ROWS], order[first])
+
+    def _by_evidence(
+        self, kernels: list[Evaluated], alphas: np.ndarray, X: Tensor, Y: Tensor, w: Tensor
+    ) -> Evaluated:
+        centred = Y - (w[:, None] * Y).sum(0) / w.sum()
+        names = () if self.module is not None else ("weight_std", "bias_std")
+        tuned = tune_evidence(
+            kernels,
+            alphas,
+            X,
+            centred / centred.square().mean(0).sqrt(),
+            w,
+            free=(*names, "feature_scales") if self.ard else names,
+            rebind=lambda choice: self._bound(choice, X.shape[1]),
+        )
+        return tuned.kernel
+
+    @staticmethod
+    def _refit(
+        kernels: list[Evaluated],
+        ridges: Tensor,
+        X: Tensor,
+        Y: Tensor,
+        w: Tensor,
+        ridge: Average,
+        margin: Average,
+    ) -> tuple[Average, Average]:
+        """Train the best machine of each loss on all rows."""
+        mean = (w[:, None] * Y).sum(0) / w.sum()
+        duals = [[torch.zeros_like(Y) for _ in kernels] for _ in range(2)]
+        (m, j), (q, i) = ridge.best, margin.best
+        K = kernels[m].gram(X)
+        duals[0][m] = cholesky(K, ridges[m, j] / w, overwrite=m != q).solve(Y - mean)
+        if m != q:
+            K = kernels[q].gram(X)
+        unit = K.diagonal().mean()
+        K += unit
+        binary = Y.shape[1] == 2
+        for c in range(1 if binary else Y.shape[1]):
+            duals[1][q][:, c] = 0.5 * squared_hinge(K, 2 * Y[:, c] - 1, ridges[q, i] / w).dual
+        if binary:
+            duals[1][q][:, 1] = -duals[1][q][:, 0]
+        constant = 0.5 + unit * duals[1][q].sum(0)
+        empty = torch.empty(0)
+        return (
+            Average(duals[0], mean, empty, ridge.best, ridge.errors),
+            Average(duals[1], constant, empty, margin.best, margin.errors),
+        )
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Predict calibrated class probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Test rows.
+
+        Returns
+        -------
+        ndarray of shape (m, n_classes)
+            Columns in the order of `classes_`.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        if not self._members:
+            return np.tile(self.class_prior_, (len(X), 1))
+        train, test = self._tensor(self.X_fit_), self._tensor(X)
+        blocks = []
+        for rows in self._blocks(len(test), len(train)):
+            parts = (kernel.gram(test[rows], train) @ dual for kernel, dual in self._members)
+            blocks.append(sum(parts).cpu().numpy())
+        n = len(train)
+        proba = softmax(self.temperature_ * (np.concatenate(blocks) + self._constant), axis=1)
+        return (n * proba + self.class_prior_) / (n + 1)
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the most probable class of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d)
+            Test rows.
+
+        Returns
+        -------
+        ndarray of shape (m,)
+        """
+        check_is_fitted(self)
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]

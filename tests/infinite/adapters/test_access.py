@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+import pytest
+
+import skntk.infinite
+
+ADAPTERS = ("GPyTorchNTKKernel", "NNGPKernel", "NTKKernel")
+
+SCRIPT = """
+import sys
+import skntk.infinite as infinite
+loaded = [m for m in sys.modules if m.startswith(("gpytorch", "skntk.infinite.adapters"))]
+assert not loaded, loaded
+sys.modules["gpytorch"] = None  # as if it were not installed
+from skntk.infinite import NNGPKernel, NTKKernel
+assert "linear_operator" not in sys.modules
+try:
+    infinite.GPyTorchNTKKernel
+except ImportError as error:
+    assert "skntk[gpytorch]" in str(error), error
+else:
+    raise AssertionError("no ImportError")
+"""
+
+
+def test_adapters_are_imported_on_access_and_a_missing_library_is_named() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_names_are_listed_and_found() -> None:
+    assert set(ADAPTERS) <= set(dir(skntk.infinite))
+    for name in ADAPTERS:
+        assert getattr(skntk.infinite, name).__name__ == name
+
+
+def test_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'RBFKernel'"):
+        _ = skntk.infinite.RBFKernel
