@@ -20,12 +20,13 @@ from skntk.datasets import Dataset
 
 NTK_DEPTHS = 5
 NTK_C = tuple(10.0**i for i in range(-2, 5))
-# Wide enough for every set: with every second power of two, the ranges that LIBSVM users scan.
+# Chosen before any result was seen. Six other grids and orders gave 81.8 to 82.7 % on the 34 sets
+# with n <= 1000, this one 82.6.
 RBF_C = tuple(2.0**i for i in range(-5, 15, 2))
 RBF_GAMMA = tuple(2.0**i for i in range(-16, 9, 2))
 SVC_CACHE_MB = 2000
-# LIBSVM's own limit, which scikit-learn lifts. The linear kernel (depth 1) with C >= 1e3 on classes
-# that overlap takes up to 5e8 iterations, minutes to hours, without it.
+# LIBSVM's own limit, which scikit-learn lifts. The linear kernel (depth 1) with C = 1e4
+# needs 4.9e8 iterations on credit-approval (345 rows).
 SVC_MAX_ITER = 10**7
 
 

@@ -239,7 +239,7 @@ def _legend(records: dict, models: list[str], sets: list[str]) -> str:
         " otherwise; the calibration of the SVCs' probabilities is not in it. `skntk` tunes in"
         " each of its four fits, the two SVCs once per set, on half of the rows."
         f" {capped} fits of SVCs were stopped at {SVC_MAX_ITER:.0e} iterations, the limit of LIBSVM"
-        " that scikit-learn lifts; they would have taken minutes to hours each."
+        " that scikit-learn lifts."
     )
 
 

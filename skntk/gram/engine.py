@@ -6,6 +6,7 @@ and by whom, and writes them into one matrix.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -105,15 +106,29 @@ def gram(kernel: TileKernel, x1: Rows, x2: Rows | None = None, *, n_jobs: int | 
         return a, b, kernel.tile(x1[a : a + side], x2[b : b + side])
 
     def write(a: int, b: int, tile: Tensor) -> None:
+        if symmetric and a == b:  # to the last bit
+            tile = tile.triu() + tile.triu(1).T
         out[a : a + side, b : b + side] = tile
         if symmetric and a != b:
             out[b : b + side, a : a + side] = tile.T
 
+    _keep_freed_memory()
     pooled = kernel.device.type == "cpu" and not kernel.compiled
     _schedule(compute, write, blocks, n_jobs, pooled)
     if symmetric:
         out.diagonal().copy_(diagonals[0])
     return out
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Let the C library reuse the memory of a tile instead of returning it to the system.
+
+    glibc maps a large block anew each time until a larger one has been freed; the page faults of a
+    tile's temporaries take as long as their arithmetic. Freeing one block of just under its limit
+    of 32 MiB raises that threshold for good.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def _starts(n: int, side: int, whole: bool) -> list[int]:

@@ -55,8 +55,8 @@ def infinite_width(module: nn.Module, *, embedding: str = "none") -> InfiniteKer
     ...                           snn.Linear(8, 1, weight_std=1.4, bias_std=0.1))
     >>> k = skntk.infinite_width(net)
     >>> k(np.eye(2), kind="nngp").round(3)
-    array([[0.98 , 0.322],
-           [0.322, 0.98 ]])
+    array([[0.98 , 0.324],
+           [0.324, 0.98 ]])
     """
     return InfiniteKernel(module, embedding)
 

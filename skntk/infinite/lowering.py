@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import skntk.nn as snn
 from skntk.core.errors import UnsupportedModuleError
+from skntk.infinite import operations as ops
 from skntk.infinite.composition import base_of, expression_in
 from skntk.infinite.duals import QuadratureDual
 from skntk.infinite.elementwise import (
@@ -22,7 +23,6 @@ from skntk.infinite.elementwise import (
     elementwise_function,
     is_elementwise_module,
 )
-from skntk.infinite.operations import ADD, CAT, DIV, DROPOUT, FLATTEN, MUL, NEG, PASS, SUB, in_place
 from skntk.infinite.rules import (
     Activation,
     Concatenation,
@@ -55,7 +55,10 @@ class Lowering:
 
     def run(self) -> Signal:
         """Return the signal of the network's output."""
+        live = ops.live_nodes(self.trace)
         for node in self.trace.graph.nodes:
+            if node not in live:  # asked for its shape only
+                continue
             args, kwargs = fx.map_arg(node.args, self.signals.get), dict(node.kwargs)
             kwargs = fx.map_arg(kwargs, self.signals.get)
             if node.op == "output":
@@ -65,7 +68,7 @@ class Lowering:
                     )
                 return args[0]
             self.signals[node] = made = self._once(node, args, kwargs)
-            if in_place(node, self._called(node)):  # who reads the changed tensor reads the result
+            if ops.in_place(node, self.trace):  # who reads the changed tensor reads the result
                 changed = [n for n, s in self.signals.items() if s is not None and s is args[0]]
                 self.signals.update(dict.fromkeys(changed, made))
         raise AssertionError("a graph ends with its output")
@@ -74,8 +77,8 @@ class Lowering:
 
     def _once(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Read a node; the same operation on the same signals is read once."""
-        module = self._called(node)
-        if node.op in ("placeholder", "get_attr") or isinstance(module, DROPOUT):
+        module = self.trace.modules[str(node.target)] if node.op == "call_module" else None
+        if node.op in ("placeholder", "get_attr") or isinstance(module, ops.DROPOUT):
             return self._read(node, args, kwargs)
         known = self.read.setdefault((node.op, node.target), [])
         for inputs, signal in known:
@@ -85,9 +88,6 @@ class Lowering:
         if node.target is not F.dropout:
             known.append(((args, kwargs), signal))
         return signal
-
-    def _called(self, node: fx.Node) -> nn.Module | None:
-        return self.trace.modules[str(node.target)] if node.op == "call_module" else None
 
     def _read(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if node.op == "placeholder":
@@ -109,7 +109,7 @@ class Lowering:
             return self._flatten(node, signal)
         if is_elementwise_module(module):
             return self._elementwise(node, module, (signal,), {})
-        if isinstance(module, DROPOUT):
+        if isinstance(module, ops.DROPOUT):
             return self._dropout(node, type(module), module.p, module.training, signal)
         if isinstance(module, snn.Linear | nn.Linear):
             self._flat(node)
@@ -121,27 +121,27 @@ class Lowering:
 
     def _function(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Signal:
         target: Any = node.target
-        if target in PASS:
+        if target in ops.PASS:
             signal = self._expect(node, args[0])
             return replace(signal) if target == "clone" else signal
         if target is F.dropout:
             return self._functional_dropout(node, *args, **kwargs)
-        if target in FLATTEN:
+        if target in ops.FLATTEN:
             return self._flatten(node, self._expect(node, args[0]))
-        if target in CAT:
+        if target in ops.CAT:
             return self._concatenate(node, args, kwargs)
         plain = not kwargs and len(args) <= 2
-        if target in NEG:
+        if target in ops.NEG:
             return self._expect(node, args[0]).scaled(-1.0)
-        if plain and target in ADD:
+        if plain and target in ops.ADD:
             return self._sum(node, args[0], args[1])
-        if plain and target in SUB:
+        if plain and target in ops.SUB:
             if isinstance(args[1], Signal):
                 return self._sum(node, args[0], args[1].scaled(-1.0))
             return self._sum(node, args[0], -args[1])
-        if plain and target in MUL:
+        if plain and target in ops.MUL:
             return self._product(node, args[0], args[1])
-        if plain and target in DIV and isinstance(args[1], int | float):
+        if plain and target in ops.DIV and isinstance(args[1], int | float):
             return self._expect(node, args[0]).scaled(1.0 / args[1])
         function = elementwise_function(target)
         if function is not None:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from skntk.tracing import Trace
+
 ADD = (operator.add, operator.iadd, torch.add, "add", "add_")
 SUB = (operator.sub, operator.isub, torch.sub, "sub", "sub_")
 MUL = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
@@ -31,13 +33,28 @@ def is_leaf(module: nn.Module) -> bool:
     return inside.startswith(("torch.nn.modules", "torch.ao", "skntk.nn"))
 
 
-def in_place(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a node, which may call `module`, changes its first argument."""
+def live_nodes(trace: Trace) -> set[fx.Node]:
+    """Nodes on which the output depends, or that change what others read."""
+    nodes = list(trace.graph.nodes)
+    stack = [nodes[-1], *(node for node in nodes if in_place(node, trace))]
+    live: set[fx.Node] = set()
+    while stack:
+        node = stack.pop()
+        if node not in live:
+            live.add(node)
+            stack += node.all_input_nodes
+    return live
+
+
+def in_place(node: fx.Node, trace: Trace) -> bool:
+    """Whether a node changes its first argument."""
     target: Any = node.target
-    if module is not None:
-        return bool(getattr(module, "inplace", False))
-    if isinstance(target, str):
+    if node.op == "call_module":
+        return bool(getattr(trace.modules[str(target)], "inplace", False))
+    if node.op == "call_method":
         return target.endswith("_") and not target.endswith("__")
+    if node.op != "call_function":
+        return False
     if target in _IN_PLACE:
         return True
     try:

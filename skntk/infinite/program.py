@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from skntk.infinite.duals import QuadratureDual
@@ -31,6 +33,8 @@ class Program:
     def __init__(self, output: Signal) -> None:
         self.output = output
         self.rules: list[Rule] = []
+        #: Evaluations that ``torch.compile`` made of this program, by kind of kernel.
+        self.compiled: dict[str, Any] = {}
         seen: set[Rule] = set()
         stack: list[tuple[Rule, bool]] = [(rule, False) for rule in reversed(output.rules)]
         while stack:

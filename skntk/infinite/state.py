@@ -113,7 +113,8 @@ class State:
         """State of given variances and covariance; for what has no cancellation-free form."""
         if self.own:
             return State(k1, k2, (k1 == 0).to(k1.dtype), own=True)
-        return State(k1, k2, 1 - cross * (rows(safe_rsqrt(k1)) * rows(safe_rsqrt(k2))))
+        delta = 1 - cross * (rows(safe_rsqrt(k1)) * rows(safe_rsqrt(k2)))
+        return State(k1, k2, delta.clamp(0, 2))
 
 
 def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.fft
@@ -59,7 +60,9 @@ class DirectTiles:
         self.program, self.kind = program, kind
         self.options = options or Options(with_ntk=kind == "ntk")
         self.dtype, self.device, self.compiled = like.dtype, like.device, compiled
-        self._run = fused(self._evaluate) if compiled else self._evaluate
+        self._run = self._evaluate
+        if compiled:  # kept with the program: compiling takes longer than most matrices
+            self._run = program.compiled.setdefault(kind, fused(self._evaluate))
 
     def _evaluate(self, k1: Tensor, k2: Tensor, delta: Tensor) -> Tensor:
         return read(self.program.run(State(k1, k2, delta), self.options), self.kind)
@@ -99,7 +102,6 @@ class CollapsedTiles(DirectTiles):
         super().__init__(program, kind, like)
         self.degree, self.compiled = degree, compiled
         self.coefficients = self._fit(size)
-        self._series = fused(self._clenshaw_graph) if compiled else self._clenshaw
 
     def _fit(self, size: float) -> list[float] | None:
         """Chebyshev coefficients of f on [0, pi], or None if they do not fall off fast enough."""
@@ -131,27 +133,36 @@ class CollapsedTiles(DirectTiles):
             b1, b2 = b2.addcmul_(twice, b1), b1
         return torch.sub(scalar[0], b2, out=b2).addcmul_(twice, b1, value=0.5)
 
-    def _clenshaw_graph(self, theta: Tensor) -> Tensor:
-        """Sum the series out of place, for the compiler to fuse."""
-        assert self.coefficients is not None
-        twice = theta * (4 / math.pi) - 2
-        *rest, last = self.coefficients
-        b1, b2 = torch.full_like(twice, last), torch.zeros_like(twice)
-        for c in reversed(rest[1:]):
-            b1, b2 = twice * b1 + (c - b2), b1
-        return 0.5 * twice * b1 + (rest[0] - b2)
-
     def tile(self, x1: Inputs, x2: Inputs) -> Tensor:
         """Kernel between two blocks of rows."""
-        out = self._series(angles(x1.unit, x2.unit))
+        theta = angles(x1.unit, x2.unit)
+        if self.compiled:
+            out = _fused_clenshaw(theta, theta.new_tensor(self.coefficients))
+        else:
+            out = self._clenshaw(theta)
         if self.degree:
             power = self.degree / 2
             out.mul_(x1.square.pow(power)[:, None]).mul_(x2.square.pow(power)[None, :])
         return out
 
 
+def clenshaw(theta: Tensor, coefficients: Tensor) -> Tensor:
+    """Sum of a Chebyshev series in ``2 theta / pi - 1``, out of place, for a compiler to fuse."""
+    twice = theta * (4 / math.pi) - 2
+    first, *rest = coefficients.unbind()
+    b1, b2 = torch.zeros_like(twice) + rest[-1], torch.zeros_like(twice)
+    for c in reversed(rest[:-1]):
+        b1, b2 = twice * b1 + (c - b2), b1
+    return 0.5 * twice * b1 + (first - b2)
+
+
 def tiles(
-    program: Program, kind: str, blocks: list[Inputs | FeaturewiseInputs], *, compiled: bool, collapse: bool = True
+    program: Program,
+    kind: str,
+    blocks: list[Inputs | FeaturewiseInputs],
+    *,
+    compiled: bool,
+    collapse: bool = True,
 ) -> DirectTiles:
     """Return the collapsed evaluation where it is exact to rounding, else the direct one."""
     like = blocks[0].square
@@ -178,10 +189,10 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     The operations are recorded once by running the function, so that the compiler sees a flat
     graph of tensors. If it fails, a warning says so and the function itself is called.
     """
-    made: dict[tuple[torch.Size, ...], Callable[..., Tensor]] = {}
+    made: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
 
     def run(*args: Tensor) -> Tensor:
-        shapes = tuple(a.shape for a in args)
+        shapes = tuple((a.shape, a.dtype, a.device) for a in args)
         if shapes not in made:
             try:
                 with recording():
@@ -199,3 +210,6 @@ def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return made[shapes](*args)
 
     return run
+
+
+_fused_clenshaw = fused(clenshaw)

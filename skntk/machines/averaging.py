@@ -9,6 +9,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from skntk.machines.tuning import mean_diagonal
 from skntk.solvers import Spectral, squared_hinge
 
 #: Machines whose leave-one-out score is within so many standard errors of the best are averaged.
@@ -56,12 +57,16 @@ def near_best(errors: Tensor, weights: Tensor) -> Tensor:
     return keep.to(errors.dtype) / keep.sum()
 
 
-def ridge_average(spectra: list[Spectral], ridges: Tensor, Y: Tensor, weights: Tensor) -> Average:
+def ridge_average(
+    spectra: list[Spectral], ridges: Tensor, Y: Tensor, weights: Tensor, left: Tensor
+) -> Average:
     r"""Average kernel ridge regressions on one-hot labels.
 
     Leave-one-out is exact with the mean of the labels taken without the row as well: with
     :math:`C = (K + \alpha W^{-1})^{-1}`, the residual is
-    :math:`[C(y - \bar y_{-i} 1)]_i / C_{ii}`.
+    :math:`r_i = [C(y - \bar y_{-i} 1)]_i / C_{ii}`. A row of which the weight
+    :math:`w_i - l_i` stays has
+    :math:`r_i / (1 + (1 / C_{ii} - \alpha / w_i) (w_i - l_i) / \alpha)`.
 
     Parameters
     ----------
@@ -72,7 +77,9 @@ def ridge_average(spectra: list[Spectral], ridges: Tensor, Y: Tensor, weights: T
     Y : Tensor of shape (n, C)
         One-hot labels.
     weights : Tensor of shape (n,)
-        Weights of mean 1.
+        Weights.
+    left : Tensor of shape (n,)
+        How much of its weight each row loses when it is left out.
 
     Returns
     -------
@@ -80,17 +87,21 @@ def ridge_average(spectra: list[Spectral], ridges: Tensor, Y: Tensor, weights: T
     """
     total = weights.sum()
     mean = (weights[:, None] * Y).sum(0) / total
-    without = (total * mean - weights[:, None] * Y) / (total - weights).clamp_min(1e-12)[:, None]
+    without = (total * mean - left[:, None] * Y) / (total - left).clamp_min(1e-12 * total)[:, None]
     targets = torch.cat([Y, torch.ones_like(Y[:, :1])], 1)
     left_out, duals = [], []
     for spectral, alphas in zip(spectra, ridges, strict=True):
         c = spectral.coefficients(targets, alphas)
         precision = spectral.inverse_diagonal(alphas)[..., None]
-        left_out.append(Y - (c[..., :-1] - without * c[..., -1:]) / precision)
+        noise = alphas[:, None, None] / weights[:, None]
+        stays = (1 / precision - noise) * (weights - left)[:, None] / alphas[:, None, None]
+        left_out.append(Y - (c[..., :-1] - without * c[..., -1:]) / precision / (1 + stays))
         duals.append(c[..., :-1] - mean * c[..., -1:])
     scores = torch.stack(left_out)
     errors = (scores - Y).square().sum(-1)
-    return _average(scores, errors, duals, mean, [torch.zeros_like(d[:, 0]) for d in duals], weights)
+    return _average(
+        scores, errors, duals, mean, [torch.zeros_like(d[:, 0]) for d in duals], weights
+    )
 
 
 def margin_average(
@@ -98,6 +109,7 @@ def margin_average(
     ridges: Tensor,
     Y: Tensor,
     weights: Tensor,
+    left: Tensor,
     start: Average,
 ) -> Average:
     """Average one-against-rest squared-hinge machines, on the kernels that suit ridge best.
@@ -106,7 +118,7 @@ def margin_average(
     ----------
     grams : list of Tensor of shape (n, n)
         The kernels.
-    ridges, Y, weights
+    ridges, Y, weights, left
         As of `ridge_average`.
     start : Average
         The ridge machines.
@@ -122,16 +134,17 @@ def margin_average(
     order = start.errors.amin(1).argsort()[: 1 if heavy else MARGIN_KERNELS].tolist()
     steps = list(range(ridges.shape[1]))[:: 2 if heavy else 1]
     classes = range(1 if binary else C)
+    units = [mean_diagonal(grams[m].diagonal(), weights) for m in order]
     scores = torch.empty(len(order), len(steps), n, C, dtype=Y.dtype, device=Y.device)
     duals = [torch.zeros(len(steps), n, C, dtype=Y.dtype, device=Y.device) for _ in order]
     for q, m in enumerate(order):
-        unit = grams[m].diagonal().mean()
-        K = grams[m] + unit  # a bias of the size of the kernel
+        K = grams[m] + units[q]  # a bias of the size of the kernel
         for c in classes:
             t = 2 * Y[:, c] - 1
             active = t * (2 * start.left_out[:, c] - 1) < 1
             for j in reversed(range(len(steps))):
-                solution = squared_hinge(K, t, ridges[m, steps[j]] / weights, active)
+                ridge = ridges[m, steps[j]]
+                solution = squared_hinge(K, t, ridge / weights, active, ridge / (weights - left))
                 active = solution.active
                 scores[q, j, :, c], duals[q][j, :, c] = solution.leave_one_out, solution.dual
     if binary:
@@ -140,15 +153,14 @@ def margin_average(
             dual[..., 1] = -dual[..., 0]
     scores = (1 + scores) / 2
     errors = (scores.clamp(0, 1) - Y).square().sum(-1)
-    units = [grams[m].diagonal().mean() for m in order]
     constants = [d.sum(1) * u / 2 for d, u in zip(duals, units, strict=True)]
     half = torch.full_like(Y[0], 0.5)
     made = _average(scores, errors, [d / 2 for d in duals], half, constants, weights)
-    dual = [torch.zeros_like(Y) for _ in grams]
+    spread = [torch.zeros_like(Y) for _ in grams]
     for q, m in enumerate(order):
-        dual[m] = made.dual[q]
+        spread[m] = made.dual[q]
     best = (order[made.best[0]], steps[made.best[1]])
-    return Average(dual, made.constant, made.left_out, best, made.errors)
+    return Average(spread, made.constant, made.left_out, best, made.errors)
 
 
 def _average(
@@ -167,6 +179,29 @@ def _average(
         constant = constant + torch.tensordot(s, c, 1)
     left_out = torch.tensordot(share, scores, 2)
     return Average(dual, constant, left_out, best, mean)
+
+
+def stack(ridge: Tensor, margin: Tensor, Y: Tensor, weights: Tensor) -> float:
+    """Share of the margin machine, of eleven, with the best leave-one-out Brier score.
+
+    Parameters
+    ----------
+    ridge, margin : Tensor of shape (n, C)
+        Leave-one-out scores of both.
+    Y : Tensor of shape (n, C)
+        One-hot labels.
+    weights : Tensor of shape (n,)
+        Weights of the rows.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    shares = np.linspace(0.0, 1.0, 11)
+    mixtures = (torch.lerp(ridge, margin, float(s)).clamp(0, 1) for s in shares)
+    errors = [float((weights * (F - Y).square().sum(1)).sum()) for F in mixtures]
+    return float(shares[int(np.argmin(errors))])
 
 
 def temperature(scores: Tensor, labels: np.ndarray, weights: np.ndarray) -> float:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight
 from torch import Tensor, nn
 
 from skntk.core import available_bytes, format_bytes, resolve_dtype
 from skntk.core.errors import MemoryBudgetError
 from skntk.infinite import InfiniteKernel, infinite_width
+from skntk.machines.validation import Interval, StrOptions, check_sample_weight
 from skntk.nn import MLP
 
 #: Rows above which a random subset of that many is tuned on, by leave-one-out and by evidence.
@@ -60,15 +60,15 @@ class KernelChoice:
         """Return the infinite-width kernel."""
         if self.module is not None:
             return infinite_width(self.module, embedding=self.embedding)
-        net = MLP(
+        make = _shared_kernel if isinstance(self.activation, str) else _default_kernel
+        return make(
             n_features,
-            depth=self.depth,
-            width=1,
-            activation=self.activation,
-            weight_std=self.weight_std,
-            bias_std=self.bias_std,
+            self.depth,
+            self.activation,
+            self.weight_std,
+            self.bias_std,
+            self.embedding,
         )
-        return infinite_width(net, embedding=self.embedding)
 
     def __str__(self) -> str:
         front = "" if self.embedding == "none" else f"{self.embedding} "
@@ -78,6 +78,31 @@ class KernelChoice:
             f"{front}{self.kind}, depth {self.depth}, weight_std {self.weight_std:.4g}, "
             f"bias_std {self.bias_std:.4g}"
         )
+
+
+def _default_kernel(
+    n_features: int,
+    depth: int,
+    activation: str | nn.Module,
+    weight_std: float,
+    bias_std: float,
+    embedding: str,
+) -> InfiniteKernel:
+    """Kernel of the default network, whose weights leave torch's generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        net = MLP(
+            n_features,
+            depth=depth,
+            width=1,
+            activation=activation,
+            weight_std=weight_std,
+            bias_std=bias_std,
+        )
+    return infinite_width(net, embedding=embedding)
+
+
+#: Networks named by their hyperparameters are traced once, which is most of the time of small fits.
+_shared_kernel = functools.lru_cache(maxsize=128)(_default_kernel)
 
 
 class Evaluated:
@@ -119,6 +144,15 @@ class Evaluated:
 class ModuleParams(BaseEstimator):
     """Parameters ``module__*`` of a module class, as in skorch."""
 
+    def _set_module_params(self, params: dict[str, Any]) -> None:
+        """Store the ``module__*`` arguments of a constructor, and refuse all others."""
+        for name in params:
+            if not name.startswith("module__"):
+                raise TypeError(
+                    f"{type(self).__name__}() got an unexpected keyword argument {name!r}."
+                )
+        self.__dict__.update(params)
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters, with those of the module."""
         params = super().get_params(deep=False)
@@ -128,7 +162,7 @@ class ModuleParams(BaseEstimator):
     def set_params(self, **params: Any) -> ModuleParams:
         """Set parameters; names that start with ``module__`` go to the module's class."""
         extra = {k: params.pop(k) for k in list(params) if k.startswith("module__")}
-        vars(self).update(extra)
+        self.__dict__.update(extra)
         super().set_params(**params)
         return self
 
@@ -154,7 +188,7 @@ class ModuleParams(BaseEstimator):
 class NTKMachine(ModuleParams):
     """Base of `NTKRegressor` and `NTKClassifier`; not used directly."""
 
-    _parameter_constraints: dict[str, Any] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         "depth": [Interval(Integral, 0, None, closed="left"), StrOptions({"auto"})],
         "activation": [str, nn.Module],
         "weight_std": [Interval(Real, 0, None, closed="neither")],
@@ -170,8 +204,8 @@ class NTKMachine(ModuleParams):
         "verbose": ["verbose"],
     }
 
-    _DEFAULTS = {"depth": 3, "bias_std": 0.1, "embedding": "none"}
-    _GRID: dict[str, tuple[Any, ...]] = {}
+    _DEFAULTS: ClassVar[dict[str, Any]] = {"depth": 3, "bias_std": 0.1, "embedding": "none"}
+    _GRID: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     # Candidates
 
@@ -188,20 +222,26 @@ class NTKMachine(ModuleParams):
             else:
                 values[name] = [self._DEFAULTS[name]]
         grid = dict(self.param_grid or {})
-        grid.pop("alpha", None)
-        if unknown := sorted(set(grid) - set(values)):
+        if unknown := sorted(set(grid) - {*values, "alpha"}):
             raise ValueError(
                 f"param_grid has the keys {unknown}; allowed are {sorted([*values, 'alpha'])}."
             )
-        if grid and not tuned:
+        if grid and self.tuning is None:
             raise ValueError("param_grid is used by tuning; pass tuning='loo', or no param_grid.")
-        if grid and module is not None and set(grid) != {"kind"}:
-            raise ValueError("with a module, param_grid may hold only 'kind' and 'alpha'.")
-        values.update({name: list(np.atleast_1d(v)) for name, v in grid.items()})
+        for name, options in grid.items():
+            if not isinstance(options, (list, tuple, np.ndarray)) or len(options) == 0:
+                raise ValueError(
+                    f"param_grid[{name!r}]={options!r} must be a list of at least one value."
+                )
+        grid.pop("alpha", None)
+        if module is not None and set(grid) - {"kind", "embedding"}:
+            raise ValueError(
+                "with a module, param_grid may hold only 'kind', 'embedding' and 'alpha'."
+            )
+        if tuned:
+            values.update({name: list(options) for name, options in grid.items()})
         choices = [KernelChoice(3, "relu", 1.0, 0.0, self.kind, module=module)]
         for name, options in values.items():
-            if not options:
-                raise ValueError(f"param_grid[{name!r}] is empty.")
             options = [_plain(o) for o in options]
             choices = [replace(c, **{name: o}) for c in choices for o in options]
         return choices
@@ -210,26 +250,35 @@ class NTKMachine(ModuleParams):
         """Ridges to choose from, relative to the mean diagonal."""
         alphas = (self.param_grid or {}).get("alpha")
         if alphas is None:
-            if not isinstance(self.alpha, str):
-                return np.atleast_2d(np.asarray(self.alpha, dtype=float))[:1].reshape(1, -1)[:, 0]
-            return default
-        alphas = np.atleast_1d(np.asarray(alphas, dtype=float))
+            fixed = not isinstance(self.alpha, str)
+            return np.atleast_1d(np.asarray(self.alpha, dtype=float)) if fixed else default
+        alphas = np.asarray(alphas, dtype=float)
         if alphas.ndim != 1 or not (np.isfinite(alphas).all() and (alphas > 0).all()):
-            raise ValueError("param_grid['alpha'] must be a sequence of positive numbers.")
+            raise ValueError(f"param_grid['alpha']={alphas} must be positive finite numbers.")
         return alphas
 
     # Data
 
-    def _weights(self, sample_weight: Any, X: np.ndarray) -> np.ndarray | None:
-        """Check weights; None if all are equal."""
+    def _weighted(
+        self, X: np.ndarray, y: np.ndarray, sample_weight: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of positive weight, copied, and their weights.
+
+        Tuning divides the weights by their mean, `_weight_unit`, so that their size is immaterial;
+        without tuning a row of weight w is w rows.
+        """
+        self._weight_unit = 1.0
         if sample_weight is None:
-            return None
-        weights = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
-        if not weights.any():
+            return np.array(X, order="C"), y, np.ones(len(X))
+        w = check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        kept = w > 0
+        if not kept.any():
             raise ValueError("sample_weight is 0 for every row; at least one must be positive.")
-        return weights
+        X, y, w = X[kept], y[kept], w[kept]
+        if self.tuning is not None:
+            self._weight_unit = float(w.mean())
+            w = w / self._weight_unit
+        return X, y, w
 
     def _tensor(self, X: np.ndarray) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(X), device=self.device)
@@ -237,17 +286,16 @@ class NTKMachine(ModuleParams):
     def _bound(self, choice: KernelChoice, n_features: int) -> Evaluated:
         return Evaluated(choice, n_features, resolve_dtype(self.dtype), self.n_jobs)
 
-    def _require_square(self, n: int, matrices: float) -> None:
+    def _require_square(self, n: int, matrices: float, what: str = "fitting") -> None:
         """Raise before allocation if `matrices` of n x n float64 do not fit."""
         free = available_bytes(self.device)
         need = int(matrices * _SIZE * n**2)
         if need > free:
             fits = int(math.sqrt(free / (_SIZE * matrices)))
             raise MemoryBudgetError(
-                f"fitting {n} rows needs {format_bytes(need)} for {matrices:g} matrices of "
+                f"{what} {n} rows needs {format_bytes(need)} for {matrices:g} matrices of "
                 f"{n} x {n} float64, but {format_bytes(free)} are available; about {fits} rows "
-                "would fit. Fit a random subset of that many rows, or use a machine with more "
-                "memory."
+                "would fit. Use a random subset of that many rows, or a machine with more memory."
             )
 
     def _blocks(self, n_test: int, n_train: int) -> Iterator[slice]:
@@ -255,6 +303,17 @@ class NTKMachine(ModuleParams):
         size = max(_BLOCK, 2**25 // max(n_train, 1))
         for start in range(0, n_test, size):
             yield slice(start, start + size)
+
+    def _free(self) -> tuple[str, ...]:
+        """Hyperparameters that the evidence may move from where they start."""
+        grid = self.param_grid or {}
+        free = [
+            name
+            for name in ("alpha", "bias_std")
+            if name in grid or isinstance(getattr(self, name), str)
+        ]
+        free += ["weight_std"] + ["feature_scales"] * self.ard
+        return tuple(f for f in free if self.module is None or not f.endswith("_std"))
 
     def _progress(self, items: list[Any], what: str) -> Any:
         """Iterate with a progress bar if asked for."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from scipy.special import softmax
-from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from skntk.machines.averaging import Average, margin_average, ridge_average, temperature
-from skntk.machines.base import Evaluated, NTKMachine
+from skntk.machines.averaging import Average, margin_average, ridge_average, stack, temperature
+from skntk.machines.base import Evaluated, KernelChoice, NTKMachine
 from skntk.machines.tuning import mean_diagonal, tune_evidence
+from skntk.machines.validation import Interval, StrOptions, fit_context
 from skntk.solvers import Spectral, cholesky, squared_hinge
 
 #: Rows above which a random subset of that many is tuned on.
@@ -28,17 +28,18 @@ ROWS = 1000
 class NTKClassifier(ClassifierMixin, NTKMachine):
     r"""Classification with the kernels of infinitely wide networks.
 
-    Two kernel machines are averaged: ridge regression on one-hot labels, and a one-against-rest
-    squared-hinge machine. Both average over kernels and ridges: all whose leave-one-out Brier
-    score is within half a standard error of the best. Probabilities are a softmax whose
-    temperature minimizes the leave-one-out log loss. Nothing is left to tune by hand.
+    Two kernel machines are stacked: ridge regression on one-hot labels, and a one-against-rest
+    squared-hinge machine. Each is an average over kernels and ridges, of all whose leave-one-out
+    Brier score is within half a standard error of the best; the same score says how much of each
+    is taken. Probabilities are a softmax whose temperature minimizes the leave-one-out log loss.
+    Nothing is left to tune by hand.
 
     Inputs are not scaled inside, so put a scaler in front.
 
     Parameters
     ----------
     depth : int or "auto", default="auto"
-        Hidden layers of the default network. "auto" averages over 1, 3 and 5; 3 without tuning.
+        Hidden layers of the default network. "auto" averages over 1 and 3; 3 without tuning.
     activation : str or torch.nn.Module, default="relu"
         A name of `skntk.nn.activation_names` or an elementwise module.
     weight_std : float, default=sqrt(2)
@@ -114,13 +115,17 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
     True
     """
 
-    _parameter_constraints: dict[str, Any] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         **NTKMachine._parameter_constraints,
         "alpha": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "tuning": [StrOptions({"loo", "marginal_likelihood"}), None],
         "ard": ["boolean"],
     }
-    _GRID = {"depth": (1, 3), "bias_std": (0.1, 1.0), "embedding": ("none", "featurewise")}
+    _GRID: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "depth": (1, 3),
+        "bias_std": (0.1, 1.0),
+        "embedding": ("none", "featurewise"),
+    }
     _ALPHAS = np.logspace(-4, 0.5, 10)
 
     def __init__(
@@ -142,6 +147,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         n_jobs: int | None = None,
         random_state: Any = None,
         verbose: int = 0,
+        **module__params: Any,
     ) -> None:
         self.depth = depth
         self.activation = activation
@@ -159,8 +165,9 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
+        self._set_module_params(module__params)
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NTKClassifier:
         """Train, tune and calibrate.
 
@@ -171,7 +178,8 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         y : array-like of shape (n,)
             Class labels; a single class is predicted with certainty.
         sample_weight : array-like of shape (n,), optional
-            Weights of the rows.
+            Weights of the rows. Tuning divides them by their mean; without tuning a row of weight
+            2 is that row twice.
 
         Returns
         -------
@@ -187,21 +195,20 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         """
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
         check_classification_targets(y)
-        weights = self._weights(sample_weight, X)
-        if weights is not None:
-            X, y, weights = X[weights > 0], y[weights > 0], weights[weights > 0]
+        self.__dict__.pop("tuning_results_", None)  # of an earlier fit
+        self.X_fit_, y, w = self._weighted(X, y, sample_weight)
+        X, n = self.X_fit_, len(self.X_fit_)
         self.classes_, labels = np.unique(y, return_inverse=True)
-        n, w = len(X), np.ones(len(X))
-        if weights is not None:
-            w = weights / weights.mean()
-        self.X_fit_ = X
-        self.class_prior_ = np.bincount(labels, weights=w) / n
-        self.choices_, self._members, self.temperature_ = [], [], 1.0
+        self._total = w.sum()
+        self.class_prior_ = np.bincount(labels, weights=w) / self._total
+        self.choices_: list[KernelChoice] = []
+        self._members: list[tuple[Evaluated, Tensor]] = []
+        self.temperature_ = 1.0
         if self.ard and self.tuning != "marginal_likelihood":
             raise ValueError("ard=True needs tuning='marginal_likelihood'.")
         kernels = [self._bound(c, X.shape[1]) for c in self._candidates(self.tuning is not None)]
         if len(self.classes_) > 1:
-            self._require_square(min(n, ROWS), len(kernels) + 3.2)
+            self._require_square(min(n, ROWS), 2 * len(kernels) + 3.2)
             self._require_square(n, 4)
             self._train(kernels, self._tensor(X), labels, torch.as_tensor(w, device=self.device))
         return self
@@ -213,7 +220,8 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         Y[torch.arange(n), torch.as_tensor(labels)] = 1.0
         rows = self._subset(labels) if n > ROWS else np.arange(n)
         at = torch.as_tensor(rows, device=X.device)
-        X_at, Y_at, w_at = X[at], Y[at], w[at] / w[at].mean()
+        X_at, Y_at, w_at = X[at], Y[at], w[at]
+        left = w_at if self.tuning else w_at.clamp(max=1.0)
         alphas = self._alphas(self._ALPHAS if self.tuning else np.array([1e-2]))
         if self.tuning == "marginal_likelihood":
             kernels = [self._by_evidence(kernels, alphas, X_at, Y_at, w_at)]
@@ -224,21 +232,22 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
             spectra.append(Spectral.from_gram(K, w_at))
             grams.append(K)
         ridges = torch.outer(*(torch.as_tensor(v, device=X.device) for v in (units, alphas)))
-        ridge = ridge_average(spectra, ridges, Y_at, w_at)
+        ridge = ridge_average(spectra, ridges, Y_at, w_at, left)
         del spectra
-        margin = margin_average(grams, ridges, Y_at, w_at, ridge)
+        margin = margin_average(grams, ridges, Y_at, w_at, left, ridge)
         self.tuning_results_ = {
             "choice": [kernel.choice for kernel in kernels],
             "score": ridge.errors.amin(1).tolist(),
         }
-        scores = 0.5 * (ridge.left_out + margin.left_out)
+        share = stack(ridge.left_out, margin.left_out, Y_at, w_at)
+        scores = torch.lerp(ridge.left_out, margin.left_out, share)
         self.temperature_ = temperature(scores, labels[rows], w_at.cpu().numpy())
         if n > ROWS:
             del grams
             ridge, margin = self._refit(kernels, ridges, X, Y, w, ridge, margin)
-        self._constant = (0.5 * (ridge.constant + margin.constant)).cpu().numpy()
+        self._constant = torch.lerp(ridge.constant, margin.constant, share).cpu().numpy()
         for kernel, a, b in zip(kernels, ridge.dual, margin.dual, strict=True):
-            dual = 0.5 * (a + b)
+            dual = torch.lerp(a, b, share)
             if bool(dual.any()):
                 self.choices_.append(kernel.choice)
                 self._members.append((kernel, dual))
@@ -253,14 +262,13 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         self, kernels: list[Evaluated], alphas: np.ndarray, X: Tensor, Y: Tensor, w: Tensor
     ) -> Evaluated:
         centred = Y - (w[:, None] * Y).sum(0) / w.sum()
-        names = () if self.module is not None else ("weight_std", "bias_std")
         tuned = tune_evidence(
             kernels,
             alphas,
             X,
             centred / centred.square().mean(0).sqrt(),
             w,
-            free=(*names, "feature_scales") if self.ard else names,
+            free=self._free(),
             rebind=lambda choice: self._bound(choice, X.shape[1]),
         )
         return tuned.kernel
@@ -283,7 +291,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         duals[0][m] = cholesky(K, ridges[m, j] / w, overwrite=m != q).solve(Y - mean)
         if m != q:
             K = kernels[q].gram(X)
-        unit = K.diagonal().mean()
+        unit = mean_diagonal(K.diagonal(), w)
         K += unit
         binary = Y.shape[1] == 2
         for c in range(1 if binary else Y.shape[1]):
@@ -317,9 +325,12 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         train, test = self._tensor(self.X_fit_), self._tensor(X)
         blocks = []
         for rows in self._blocks(len(test), len(train)):
-            parts = (kernel.gram(test[rows], train) @ dual for kernel, dual in self._members)
-            blocks.append(sum(parts).cpu().numpy())
-        n = len(train)
+            scores = torch.zeros(len(test[rows]), len(self.classes_), dtype=torch.float64)
+            scores = scores.to(self.device)
+            for kernel, dual in self._members:
+                scores.addmm_(kernel.gram(test[rows], train), dual)
+            blocks.append(scores.cpu().numpy())
+        n = self._total
         proba = softmax(self.temperature_ * (np.concatenate(blocks) + self._constant), axis=1)
         return (n * proba + self.class_prior_) / (n + 1)
 

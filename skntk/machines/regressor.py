@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import RegressorMixin, _fit_context
+from sklearn.base import RegressorMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from skntk.core import resolve_dtype
 from skntk.machines.base import EVIDENCE_ROWS, TUNING_ROWS, Evaluated, NTKMachine
 from skntk.machines.targets import Targets
 from skntk.machines.tuning import Tuned, mean_diagonal, tune_evidence, tune_loo
+from skntk.machines.validation import Interval, StrOptions, fit_context
 from skntk.solvers import (
     Factor,
     Spectral,
@@ -25,6 +26,9 @@ from skntk.solvers import (
     ensemble_covariance,
     readout_ensemble_covariance,
 )
+
+#: Added to a singular kernel without a ridge, relative to its largest eigenvalue.
+JITTER = 1e-12
 
 
 class NTKRegressor(RegressorMixin, NTKMachine):
@@ -39,7 +43,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
     Parameters
     ----------
     depth : int or "auto", default="auto"
-        Hidden layers of the default network. "auto" is tuned over 1, 2, 3 and 5; 3 without tuning.
+        Hidden layers of the default network. "auto" is tuned over 1, 2, 3 and 5; 1 without tuning.
     activation : str or torch.nn.Module, default="relu"
         A name of `skntk.nn.activation_names` or an elementwise module.
     weight_std : float, default=sqrt(2)
@@ -126,7 +130,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
     ((142,), (142,))
     """
 
-    _parameter_constraints: dict[str, Any] = {
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
         **NTKMachine._parameter_constraints,
         "alpha": [Interval(Real, 0, None, closed="left"), "array-like", StrOptions({"auto"})],
         "training_time": [Interval(Real, 0, None, closed="both")],
@@ -134,7 +138,12 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         "ard": ["boolean"],
         "uncertainty": [StrOptions({"gp", "ensemble"})],
     }
-    _GRID = {"depth": (1, 2, 3, 5), "bias_std": (0.1, 1.0), "embedding": ("none", "featurewise")}
+    _DEFAULTS: ClassVar[dict[str, Any]] = {**NTKMachine._DEFAULTS, "depth": 1}
+    _GRID: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "depth": (1, 2, 3, 5),
+        "bias_std": (0.1, 1.0),
+        "embedding": ("none", "featurewise"),
+    }
     _ALPHAS = np.logspace(-6, 1, 22)
 
     def __init__(
@@ -158,6 +167,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         n_jobs: int | None = None,
         random_state: Any = None,
         verbose: int = 0,
+        **module__params: Any,
     ) -> None:
         self.depth = depth
         self.activation = activation
@@ -177,10 +187,11 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
+        self._set_module_params(module__params)
 
     # Fitting
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NTKRegressor:
         """Tune the kernel and solve for the training targets.
 
@@ -191,7 +202,8 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         y : array-like of shape (n,) or (n, k)
             Targets.
         sample_weight : array-like of shape (n,), optional
-            Weights; the noise variance of a row is inversely proportional to its weight.
+            Weights; the noise variance of a row is inversely proportional to its weight. Tuning
+            divides them by their mean; without tuning a row of weight 2 is that row twice.
 
         Returns
         -------
@@ -210,15 +222,13 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         X, y = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=[np.float64, np.float32]
         )
-        weights = self._weights(sample_weight, X)
-        if weights is not None:
-            X, y, weights = X[weights > 0], y[weights > 0], weights[weights > 0]
-        n = len(X)
-        self._require_square(n, 1.2 if self._by_cholesky(n) else 3.2)
-        w = torch.ones(n, dtype=torch.float64, device=self.device)
-        if weights is not None:
-            w *= torch.as_tensor(weights / weights.mean(), device=self.device)
-        self.X_fit_ = X
+        for name in ("_spectral", "tuning_results_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
+        self.X_fit_, y, weights = self._weighted(X, y, sample_weight)
+        X, n = self.X_fit_, len(self.X_fit_)
+        narrow = 0.5 if resolve_dtype(self.dtype) == torch.float32 else 0.0
+        self._require_square(n, narrow + (1.2 if self._by_cholesky(n) else 3.2))
+        w = torch.as_tensor(weights, device=self.device)
         self._targets = Targets.of(y.astype(np.float64), w)
         self._weights_fit = w
         self._solve(self._tune(self._tensor(X), self._targets.Z, w))
@@ -236,21 +246,17 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         tuned = self.tuning is not None and n > 2
         if self.ard and self.tuning != "marginal_likelihood":
             raise ValueError("ard=True needs tuning='marginal_likelihood'.")
-        if self.tuning is None and isinstance(self.param_grid, dict):
-            raise ValueError("param_grid is used by tuning; pass tuning='loo', or no param_grid.")
+        alpha = 1e-3 if isinstance(self.alpha, str) else self._fixed_alpha(k)
         kernels = [self._bound(c, X.shape[1]) for c in self._candidates(tuned)]
         alphas = self._alphas(self._ALPHAS)
         if not tuned:
-            alpha = 1e-3 if isinstance(self.alpha, str) else self._fixed_alpha(k)
             one = torch.ones(k, dtype=torch.float64, device=Z.device)
             return Tuned(kernels[0], alpha, one, None, {})
         most = TUNING_ROWS if self.tuning == "loo" else EVIDENCE_ROWS
         if n > most:
             subset = check_random_state(self.random_state).permutation(n)[:most]
             rows = torch.as_tensor(np.sort(subset), device=X.device)
-            X, Z, w = X[rows], Z[rows], w[rows] / w[rows].mean()
-        if np.size(self.alpha) > 1 and not isinstance(self.alpha, str):
-            raise ValueError("alpha with one value per target needs tuning=None.")
+            X, Z, w = X[rows], Z[rows], w[rows]
         if self.tuning == "loo":
             result = tune_loo(self._progress(kernels, "tuning"), alphas, X, Z, w)
         else:
@@ -266,10 +272,6 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         self.tuning_results_ = result.results
         return result
 
-    def _free(self) -> tuple[str, ...]:
-        names = () if self.module is not None else ("weight_std", "bias_std")
-        return (*names, "feature_scales") if self.ard else names
-
     def _fixed_alpha(self, k: int) -> Any:
         alpha = np.asarray(self.alpha, dtype=float)
         if alpha.ndim > 1 or (alpha.ndim == 1 and alpha.shape != (k,)):
@@ -278,6 +280,8 @@ class NTKRegressor(RegressorMixin, NTKMachine):
             )
         if not (np.isfinite(alpha).all() and (alpha >= 0).all()):
             raise ValueError(f"alpha={self.alpha!r} must be finite and at least 0.")
+        if alpha.size > 1 and self.tuning is not None:
+            raise ValueError("alpha with one value per target needs tuning=None.")
         return float(alpha) if alpha.ndim == 0 else alpha
 
     def _solve(self, tuned: Tuned) -> None:
@@ -287,44 +291,52 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         self._kernel: Evaluated = tuned.kernel
         self.choice_ = tuned.kernel.choice
         spectral = tuned.spectral if tuned.spectral and tuned.spectral.n_samples == n else None
-        K = None if spectral else self._kernel.gram(X)
-        unit = mean_diagonal(self._kernel.diag(X) if K is None else K.diagonal(), w)
-        self.alpha_ = tuned.alpha * unit
+        self.alpha_ = tuned.alpha * mean_diagonal(self._kernel.diag(X), w)
         ridges = torch.as_tensor(np.broadcast_to(self.alpha_, k).copy(), device=Z.device)
         self.jitter_ = 0.0
         self._factors: list[Factor]
-        if K is not None and self._by_cholesky(n):
-            factor = cholesky(K, float(ridges[0]) / w, overwrite=True)
-            self._factors, self.jitter_ = [factor], factor.jitter
+        if spectral is None and self._by_cholesky(n):
+            factor = cholesky(self._kernel.gram(X), float(ridges[0]) / w, overwrite=True)
+            self._factors, self._factor_at = [factor], [0] * k
+            self.jitter_ = factor.jitter
+            self._ridges = ridges + self.jitter_
             self._dual = factor.solve(Z)
         else:
-            self._spectral = spectral or Spectral.from_gram(K, w, overwrite=True)
-            self._factors = [self._spectral.at(float(r)) for r in torch.unique(ridges)]
-            time = [self.training_time]
-            self._dual = self._spectral.time_coefficients(Z, time, ridges, k)[0]
-        evidence = self._evidence(ridges, tuned.scale)
-        self.log_marginal_likelihood_value_ = evidence
+            self._spectral = spectral or self._decompose()
+            lowest, highest = self._spectral.eigenvalues[[0, -1]].tolist()
+            if lowest + float(ridges.min()) <= torch.finfo(Z.dtype).eps * highest:
+                self.jitter_ = JITTER * highest
+            distinct, at = torch.unique(ridges, return_inverse=True)
+            self._factors = [self._spectral.at(float(r) + self.jitter_) for r in distinct]
+            self._factor_at = at.tolist()
+            self._ridges = ridges + self.jitter_
+            self._dual = self._flow([self.training_time])[0]
+        self.log_marginal_likelihood_value_ = self._evidence(tuned.scale)
         self.scale_ = tuned.scale.cpu().numpy()
         noise = self.scale_ * self.alpha_ * self._targets.scale.cpu().numpy() ** 2
+        noise = noise * self._weight_unit
         self.noise_variance_ = float(noise[0]) if self._targets.flat else noise
-        if k == 1 and np.ndim(self.alpha_):
-            self.alpha_ = float(self.alpha_[0])
+        if k == 1:
+            self.alpha_ = float(ridges[0])
 
-    def _evidence(self, ridges: Tensor, scale: Tensor) -> float:
+    def _evidence(self, scale: Tensor) -> float:
         """Log marginal likelihood of the standardized targets at the given signal scales."""
         Z, n = self._targets.Z, len(self._targets.Z)
         total = 0.0
         for j, s in enumerate(scale.clamp_min(torch.finfo(scale.dtype).tiny)):
-            unit = self._factor_of(float(ridges[j])).log_marginal_likelihood(
-                Z[:, j : j + 1] / s.sqrt()
-            )
+            factor = self._factors[self._factor_at[j]]
+            unit = factor.log_marginal_likelihood(Z[:, j : j + 1] / s.sqrt())
             total += float(unit) - 0.5 * n * float(s.log())
         return total
 
-    def _factor_of(self, ridge: float) -> Factor:
-        if len(self._factors) == 1:
-            return self._factors[0]
-        return next(f for f in self._factors if f.alpha == ridge)  # type: ignore[attr-defined]
+    def _flow(self, times: Iterable[float]) -> Tensor:
+        """Coefficients (T, n, k) of the targets under gradient flow."""
+        times = [self._pace(t) for t in times]
+        return self._decomposition().time_coefficients(self._targets.Z, times, self._ridges)
+
+    def _pace(self, time: float) -> float:
+        """Training time for n rows as the solvers count them; a row of weight w is w rows."""
+        return time * len(self._weights_fit) / float(self._weights_fit.sum())
 
     # Predicting
 
@@ -361,7 +373,8 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         X = self._tensor(validate_data(self, X, reset=False, dtype=[np.float64, np.float32]))
         train = self._tensor(self.X_fit_)
         if return_cov:
-            self._require_square(len(X), 2 + len(self._factors))
+            outputs = len(self.scale_)
+            self._require_square(len(X), 2 + len(self._factors) + 2 * outputs, "the covariance of")
             cross = self._kernel.gram(X, train)
             return self._targets.back(cross @ self._dual), self._targets.back_variance(
                 self._posterior(X, train, cross, full=True)
@@ -382,21 +395,19 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         """Variances (m, k), or covariances (m, m, k), of standardized outputs; consumes `cross`."""
         if self.uncertainty == "ensemble":
             return self._ensemble(X, train, cross, full)
-        k = self._targets.Z.shape[1]
         prior = self._kernel.gram(X) if full else self._kernel.diag(X)
-        ridges = np.broadcast_to(self.alpha_, k)
-        made: dict[float, Tensor] = {}
-        for ridge in dict.fromkeys(float(r) for r in ridges):
-            half = self._factor_of(ridge).half_solve(cross.T, overwrite=len(self._factors) == 1)
+        made = []
+        for factor in self._factors:
+            half = factor.half_solve(cross.T, overwrite=len(self._factors) == 1)
             if full:
                 posterior = prior - half.T @ half
                 posterior = 0.5 * (posterior + posterior.T)
                 posterior.diagonal().clamp_(min=0.0)
             else:
                 posterior = (prior - half.square_().sum(0)).clamp_min(0.0)
-            made[ridge] = posterior
+            made.append(posterior)
         scale = torch.as_tensor(self.scale_, device=cross.device)
-        return torch.stack([s * made[float(r)] for s, r in zip(scale, ridges, strict=True)], -1)
+        return torch.stack([s * made[i] for s, i in zip(scale, self._factor_at, strict=True)], -1)
 
     def _ensemble(self, X: Tensor, train: Tensor, cross: Tensor, full: bool) -> Tensor:
         """Spread of trained networks over initializations (Lee et al. 2019, equations 15, 16)."""
@@ -404,23 +415,31 @@ class NTKRegressor(RegressorMixin, NTKMachine):
             raise ValueError("uncertainty='ensemble' needs one alpha for all targets.")
         k = self._targets.Z.shape[1]
         spectral = self._decomposition()
-        nngp = {"kind": "nngp"}
-        own = self._kernel.gram(X, **nngp) if full else self._kernel.diag(X, **nngp)
-        how = {"time": self.training_time, "alpha": float(self.alpha_), "n_outputs": k}
+        kernel, time = self._kernel, self._pace(self.training_time)
+        alpha = float(self._ridges[0])
+        own = kernel.gram(X, kind="nngp") if full else kernel.diag(X, kind="nngp")
         if self.choice_.kind == "nngp":
-            spread = readout_ensemble_covariance(spectral, cross, own, **how)
+            spread = readout_ensemble_covariance(
+                spectral, cross, own, time=time, alpha=alpha, n_outputs=k
+            )
         else:
-            prior = (self._kernel.gram(train, **nngp), self._kernel.gram(X, train, **nngp), own)
-            spread = ensemble_covariance(spectral, cross, *prior, **how)
+            among = kernel.gram(train, kind="nngp")
+            between = kernel.gram(X, train, kind="nngp")
+            spread = ensemble_covariance(
+                spectral, cross, among, between, own, time=time, alpha=alpha, n_outputs=k
+            )
         return spread[..., None].expand(*spread.shape, k)
 
     def _decomposition(self) -> Spectral:
         """Eigendecomposition of the training kernel, made when it is first needed."""
         if not hasattr(self, "_spectral"):
             self._require_square(len(self.X_fit_), 3.2)
-            K = self._kernel.gram(self._tensor(self.X_fit_))
-            self._spectral = Spectral.from_gram(K, self._weights_fit, overwrite=True)
+            self._spectral = self._decompose()
         return self._spectral
+
+    def _decompose(self) -> Spectral:
+        K = self._kernel.gram(self._tensor(self.X_fit_))
+        return Spectral.from_gram(K, self._weights_fit, overwrite=True)
 
     def staged_predict(self, X: Any, times: Any) -> Iterator[np.ndarray]:
         """Predict after each of several training times, from one eigendecomposition.
@@ -439,12 +458,12 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         """
         check_is_fitted(self)
         X = self._tensor(validate_data(self, X, reset=False, dtype=[np.float64, np.float32]))
-        Z = self._targets.Z
-        cross = self._kernel.gram(X, self._tensor(self.X_fit_))
-        alpha = torch.as_tensor(self.alpha_, dtype=torch.float64, device=Z.device)
-        for time in np.atleast_1d(np.asarray(times, dtype=float)):
-            dual = self._decomposition().time_coefficients(Z, [time], alpha, Z.shape[1])[0]
-            yield self._targets.back(cross @ dual)
+        train = self._tensor(self.X_fit_)
+        duals = self._flow(np.atleast_1d(np.asarray(times, dtype=float)).tolist())
+        blocks = self._blocks(len(X), len(train))
+        stages = torch.cat([self._kernel.gram(X[b], train) @ duals for b in blocks], 1)
+        for stage in stages:
+            yield self._targets.back(stage)
 
     def sample_y(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:
         """Draw functions from the posterior (or the ensemble) at the test rows.

@@ -35,7 +35,9 @@ class Targets:
         share = (weights / weights.sum())[:, None]
         mean = (share * Y).sum(0)
         centred = Y - mean
-        scale = (share * centred.square()).sum(0).sqrt()
+        largest = centred.abs().amax(0)
+        unit = torch.where(largest > 0, largest, 1.0)  # keeps squares in range
+        scale = unit * (share * (centred / unit).square()).sum(0).sqrt()
         tiny = 10 * torch.finfo(torch.float64).eps * Y.abs().amax(0)
         constant = scale <= tiny
         scale = torch.where(constant, 1.0, scale)

@@ -12,16 +12,22 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
+from skntk.core.errors import NotPositiveDefiniteError
+from skntk.infinite.featurewise import FeaturewiseInputs
 from skntk.infinite.inputs import Inputs
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
 from skntk.infinite.tiles import read
 from skntk.machines.base import Evaluated, KernelChoice
 from skntk.solvers import Spectral
+from skntk.solvers.cholesky import JITTERS
 
 #: How far the logarithm of a hyperparameter may move from where it starts.
 REACH = 5.0
-_ROWS = 256
+#: The smallest and largest ridge that the evidence may choose.
+RIDGES = (1e-6, 1e3)
+#: Rows of a block whose graph of operations is kept, and about how many numbers in it.
+_ROWS, _NUMBERS = 256, 2**22
 
 
 @dataclass(frozen=True)
@@ -141,15 +147,15 @@ def tune_evidence(
     """Choose by the marginal likelihood, with gradients through the kernel.
 
     The evidence of every candidate at the best of `alphas` says from which of them to start; from
-    there L-BFGS moves the logarithms of the free hyperparameters and of the ridge. The signal
-    scale is at its maximum in closed form throughout (Rasmussen & Williams 2006, equation 5.9).
+    there L-BFGS moves the logarithms of the free hyperparameters. The signal scale is at its
+    maximum in closed form throughout (Rasmussen & Williams 2006, equation 5.9).
 
     Parameters
     ----------
     kernels, alphas, X, Z, weights
         As of `tune_loo`.
-    free : tuple of {"weight_std", "bias_std", "feature_scales"}
-        What moves besides the ridge.
+    free : tuple of {"alpha", "weight_std", "bias_std", "feature_scales"}
+        What moves.
     rebind : callable
         Makes a kernel of a choice.
 
@@ -181,9 +187,14 @@ def _ascend(
     kernel: Evaluated, alpha: float, X: Tensor, Z: Tensor, weights: Tensor, free: tuple[str, ...]
 ) -> tuple[KernelChoice, float, float, Tensor]:
     """Maximize the evidence from one candidate; return choice, ridge, evidence and scale."""
-    choice, n, log_alpha = kernel.choice, len(X), math.log(alpha)
+    choice, n = kernel.choice, len(X)
+    low, high = (math.log(r) for r in RIDGES)
+    if "alpha" in free:
+        log_alpha = min(max(math.log(alpha), low), high)
+    else:
+        log_alpha = low = high = math.log(max(alpha, JITTERS[1]))
     X = X.double()
-    names = [name for name in free if name != "bias_std" or choice.bias_std > 0]
+    names = [f for f in free if f != "alpha" and (f != "bias_std" or choice.bias_std > 0)]
     sizes = [X.shape[1] if name == "feature_scales" else 1 for name in names]
     initial = [
         np.zeros(size) if name == "feature_scales" else np.log([getattr(choice, name)])
@@ -203,14 +214,14 @@ def _ascend(
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
         alpha, tensors = unpack(theta)
         value, slope_alpha, slopes = evidence_and_gradient(
-            program, choice.kind, X, Z, weights, alpha, tensors
+            program, choice, X, Z, weights, alpha, tensors
         )
         gradient = [np.array([slope_alpha * alpha])]
         gradient += [(slopes[name] * tensors[name]).cpu().numpy() for name in names]
         return -value / n, -np.concatenate(gradient) / n
 
     reach = [(v - REACH, v + REACH) for v in theta0[1:]]
-    bounds = [(math.log(1e-6), math.log(1e3)), *reach]
+    bounds = [(low, high), *reach]
     solution = minimize(
         objective, theta0, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60}
     )
@@ -218,7 +229,7 @@ def _ascend(
     changes: dict[str, Any] = {
         name: t if name == "feature_scales" else float(t) for name, t in tensors.items()
     }
-    _, scale = _profile(program, choice.kind, X, Z, weights, alpha, tensors)
+    _, scale = _profile(program, choice, X, Z, weights, alpha, tensors)
     return replace(choice, **changes), alpha, -float(solution.fun) * n, scale
 
 
@@ -226,13 +237,15 @@ def _options(kind: str, tensors: dict[str, Tensor]) -> Options:
     return Options(kind == "ntk", tensors.get("weight_std"), tensors.get("bias_std"))
 
 
-def _rows(X: Tensor, tensors: dict[str, Tensor]) -> Inputs:
-    return Inputs.of(X * tensors["feature_scales"] if "feature_scales" in tensors else X)
+def _rows(choice: KernelChoice, X: Tensor, tensors: dict[str, Tensor]) -> Any:
+    made = FeaturewiseInputs if choice.embedding == "featurewise" else Inputs
+    scales = tensors.get("feature_scales", choice.feature_scales)
+    return made.of(X if scales is None else X * scales)
 
 
 def _profile(
     program: Program,
-    kind: str,
+    choice: KernelChoice,
     X: Tensor,
     Z: Tensor,
     weights: Tensor,
@@ -241,7 +254,7 @@ def _profile(
 ) -> tuple[Tensor, Tensor]:
     """Cholesky factor of the regularized kernel and the best signal scale of each output."""
     with torch.no_grad():
-        x = _rows(X, tensors)
+        kind, x = choice.kind, _rows(choice, X, tensors)
         options = _options(kind, tensors)
         blocks = [
             read(program.run(x[a : a + _ROWS].pairs(x), options), kind)
@@ -252,15 +265,18 @@ def _profile(
         K.diagonal().copy_(own)
         K.diagonal().add_(alpha * mean_diagonal(own, weights) / weights)
         factor, info = torch.linalg.cholesky_ex(K)
-        if int(info) != 0:
-            raise FloatingPointError("singular")
         quadratic = (Z * torch.cholesky_solve(Z, factor)).sum(0)
+        if int(info) != 0 or not bool(torch.isfinite(quadratic).all()):
+            raise NotPositiveDefiniteError(
+                f"the {kind} of {len(Z)} rows with a ridge of {alpha:.3g} of its mean diagonal is "
+                "not positive definite to rounding: raise alpha."
+            )
         return factor, quadratic / len(Z)
 
 
 def evidence_and_gradient(
     program: Program,
-    kind: str,
+    choice: KernelChoice,
     X: Tensor,
     Z: Tensor,
     weights: Tensor,
@@ -284,19 +300,18 @@ def evidence_and_gradient(
     """
     n, k = Z.shape
     try:
-        factor, scale = _profile(program, kind, X, Z, weights, alpha, tensors)
-    except FloatingPointError:
+        factor, scale = _profile(program, choice, X, Z, weights, alpha, tensors)
+    except NotPositiveDefiniteError:
         return -1e10 * n, 0.0, {name: torch.zeros_like(t) for name, t in tensors.items()}
     scale = scale.clamp_min(torch.finfo(scale.dtype).tiny)
     logdet = 2 * factor.diagonal().log().sum()
-    value = -0.5 * float(
-        (n * (1 + math.log(2 * math.pi) + scale.log()) + logdet).mean()
-    )
+    value = -0.5 * float((n * (1 + math.log(2 * math.pi) + scale.log()) + logdet).mean())
     c = torch.cholesky_solve(Z, factor)
     G = torch.cholesky_inverse(factor).neg_().addmm_(c / (scale * k), c.T).mul_(0.5)
     leaves = {name: t.clone().requires_grad_() for name, t in tensors.items()}
+    kind = choice.kind
     with torch.enable_grad():
-        x = _rows(X, leaves)
+        x = _rows(choice, X, leaves)
         options = _options(kind, leaves)
         own = read(program.run(x.own(), options), kind)
         unit = (weights * own).sum() / weights.sum()
@@ -308,13 +323,16 @@ def evidence_and_gradient(
         diagonal = (G.diagonal() * own).sum() + alpha * noise * unit
         total = [_pull(diagonal, leaves)]
         G.diagonal().zero_()
-        for a in range(0, n, _ROWS):
-            x = _rows(X, leaves)
-            block = read(program.run(x[a : a + _ROWS].pairs(x[a:]), options), kind)
-            cotangent = G[a : a + _ROWS, a:].clone()
-            cotangent[:, _ROWS:] *= 2
+        wide = choice.embedding == "featurewise" and "feature_scales" in leaves
+        step = max(1, min(_ROWS, _NUMBERS // (n * X.shape[1]))) if wide else _ROWS
+        for a in range(0, n, step):
+            x = _rows(choice, X, leaves)
+            block = read(program.run(x[a : a + step].pairs(x[a:]), options), kind)
+            cotangent = G[a : a + step, a:].clone()
+            cotangent[:, step:] *= 2
             total.append(_pull((cotangent * block).sum(), leaves))
-    return value, slope_alpha, {name: sum(t[name] for t in total) for name in leaves}
+    slopes = {name: torch.stack([t[name] for t in total]).sum(0) for name in leaves}
+    return value, slope_alpha, slopes
 
 
 def _pull(value: Tensor, leaves: dict[str, Tensor]) -> dict[str, Tensor]:

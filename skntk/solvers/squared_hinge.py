@@ -9,7 +9,10 @@ from torch import Tensor
 
 from skntk.solvers.cholesky import cholesky
 
-MAX_STEPS = 15
+#: Newton steps; a few suffice, and 50 do where the ridge is near rounding.
+MAX_STEPS = 50
+#: Gap from the margin below which a row counts as outside.
+_TOUCHING = 1e-9
 
 
 class HingeSolution(NamedTuple):
@@ -31,14 +34,19 @@ class HingeSolution(NamedTuple):
 
 
 def squared_hinge(
-    K: Tensor, t: Tensor, noise: Tensor, active: Tensor | None = None
+    K: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    active: Tensor | None = None,
+    kept_noise: Tensor | None = None,
 ) -> HingeSolution:
     r"""Minimize :math:`\sum_i \max(0, 1 - t_i f_i)^2 / \nu_i + f^\top K^{-1} f` over f = K a.
 
     On the rows S with :math:`t_i f_i < 1` this is ridge regression on their labels, so Newton's
     method (Chapelle 2007, "Training a support vector machine in the primal", section 4) solves
-    :math:`(K_{SS} + \nu_S) a_S = t_S` until S no longer changes. Leaving out a row of S changes
-    its value as in ridge regression, if S itself stays as it is; any other row has no influence.
+    :math:`(K_{SS} + \nu_S) a_S = t_S` until S no longer changes; a step that overshoots is halved.
+    Leaving out a row of S changes its value as in ridge regression, if S itself stays as it is;
+    any other row has no influence.
 
     Parameters
     ----------
@@ -50,6 +58,10 @@ def squared_hinge(
         :math:`\nu`, positive: a ridge for each row.
     active : Tensor of shape (n,), optional
         Rows to start from; by default all.
+    kept_noise : Tensor of shape (n,), optional
+        The ridge of each row when it is left out, larger than `noise`; by default infinite. A row
+        that stands for w equal ones, with :math:`\nu = \alpha / w`, keeps
+        :math:`\alpha / (w - 1)` when one of them is left out.
 
     Returns
     -------
@@ -65,28 +77,40 @@ def squared_hinge(
     """
     if active is None or not bool(active.any()):
         active = torch.ones_like(t, dtype=torch.bool)
-    best: tuple[float, Tensor, Tensor, Tensor] | None = None
+
+    def objective(dual: Tensor, f: Tensor) -> float:
+        return float(((1 - t * f).clamp_min(0).square() / noise).sum() + dual @ f)
+
+    at: tuple[float, Tensor, Tensor] | None = None  # objective, coefficients, values
     for _ in range(MAX_STEPS):
         rows = torch.nonzero(active)[:, 0]
-        factor = cholesky(K[rows][:, rows], noise[rows], overwrite=True)
-        dual = factor.solve(t[rows, None])[:, 0]
-        f = K[:, rows] @ dual
-        gap = (1 - t * f).clamp_min(0)
-        loss = float((gap.square() / noise).sum() + dual @ f[rows])
-        inside = gap > 1e-9
-        improved = best is None or loss < best[0]
-        if improved:
-            best = (loss, rows, dual, f)
-        if not improved or bool((inside == active).all()) or not bool(inside.any()):
+        whole = len(rows) == len(t)
+        K_SS = K if whole else K.index_select(0, rows).index_select(1, rows)
+        factor = cholesky(K_SS, noise[rows], overwrite=not whole)
+        del K_SS
+        dual = torch.zeros_like(t)
+        dual[rows] = factor.solve(t[rows, None])[:, 0]
+        f = K @ dual
+        loss = objective(dual, f)
+        inside = 1 - t * f > _TOUCHING
+        if torch.equal(inside, active):
             break
-        active = inside
-    assert best is not None
-    _, rows, dual, f = best
-    factor = cholesky(K[rows][:, rows], noise[rows], overwrite=True)
+        if at is not None:
+            best, dual_0, f_0 = at
+            residual = dual_0 - t * (1 - t * f_0).clamp_min(0) / noise
+            slope, step = 2 * float(residual @ (f - f_0)), 1.0
+            if not slope < -1e-13 * best:
+                break
+            goal, f_goal = dual, f
+            while loss > best + 1e-4 * step * slope and step > 1e-6:
+                step /= 2
+                dual, f = torch.lerp(dual_0, goal, step), torch.lerp(f_0, f_goal, step)
+                loss = objective(dual, f)
+            inside = 1 - t * f > _TOUCHING
+        at, active = (loss, dual, f), inside
+    stays = 0.0 if kept_noise is None else 1 / kept_noise[rows]
+    precision = factor.inverse_diagonal()
     left_out = f.clone()
-    left_out[rows] = t[rows] - dual / factor.inverse_diagonal()
-    full = torch.zeros_like(t)
-    full[rows] = dual
-    active = torch.zeros_like(t, dtype=torch.bool)
-    active[rows] = True
-    return HingeSolution(full, left_out, active)
+    change = dual[rows] / precision
+    left_out[rows] = t[rows] - change / (1 + (1 / precision - noise[rows]) * stays)
+    return HingeSolution(dual, left_out, torch.zeros_like(active).index_fill_(0, rows, True))

@@ -244,9 +244,10 @@ class GPyTorchNTKKernel(Kernel):
 
 def _matched(one: Inputs, two: Inputs) -> State:
     """State of each row of `one` with the same row of `two`: tensors of shape (..., n)."""
-    # 1 - u v = |u - v|^2 / 2 for unit rows; a zero row lacks one half.
+    apart, together = (0.5 * (one.unit + sign * two.unit).square().sum(-1) for sign in (-1.0, 1.0))
+    # 1 - u v = |u - v|^2 / 2 = 2 - |u + v|^2 / 2 for unit rows; a zero row lacks one half.
     zeros = (one.square == 0).to(one.square.dtype) + (two.square == 0).to(two.square.dtype)
-    delta = 0.5 * ((one.unit - two.unit).square().sum(-1) + zeros)
+    delta = torch.where(apart < 1, apart, 2 - together) + 0.5 * zeros
     return State(one.square, two.square, delta)
 
 

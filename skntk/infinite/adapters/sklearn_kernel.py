@@ -191,9 +191,7 @@ class InfiniteWidthKernel(Kernel):
         with torch.enable_grad():
             value = read(program.run(state, options), self._kind)
             weights = torch.zeros_like(value, requires_grad=True)
-            sums = torch.autograd.grad(
-                value, leaves, weights, create_graph=True
-            )
+            sums = torch.autograd.grad(value, leaves, weights, create_graph=True)
             slopes = [torch.autograd.grad(total, weights, retain_graph=True)[0] for total in sums]
         # By the logarithms of the hyperparameters.
         slopes = [leaf.detach() * slope for leaf, slope in zip(leaves, slopes, strict=True)]

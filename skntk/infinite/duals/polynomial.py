@@ -12,14 +12,16 @@ from skntk.infinite.duals.base import Dual
 from skntk.infinite.state import State, safe_sqrt
 
 
-def hermite_series(a1: Sequence[Tensor], a2: Sequence[Tensor], rho: Tensor) -> Tensor:
+def hermite_series(
+    a1: Sequence[Tensor] | Tensor, a2: Sequence[Tensor] | Tensor, rho: Tensor
+) -> Tensor:
     """Sum over n of ``a1[n] a2[n] rho^n``, by Horner's rule."""
     total = a1[-1] * a2[-1] * torch.ones_like(rho)
-    for c1, c2 in zip(reversed(a1[:-1]), reversed(a2[:-1]), strict=True):
-        if total.requires_grad or c1.requires_grad or c2.requires_grad:
-            total = torch.addcmul(total * rho, c1, c2)
+    for n in range(len(a1) - 2, -1, -1):
+        if total.requires_grad or a1[n].requires_grad or a2[n].requires_grad:
+            total = torch.addcmul(total * rho, a1[n], a2[n])
         else:
-            total.mul_(rho).addcmul_(c1, c2)
+            total.mul_(rho).addcmul_(a1[n], a2[n])
     return total
 
 

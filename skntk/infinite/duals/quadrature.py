@@ -6,7 +6,7 @@ import functools
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,16 +18,16 @@ from skntk.infinite.duals.polynomial import hermite_series
 from skntk.infinite.state import State, safe_sqrt
 
 #: Largest degree of the series, half-width of the integrals, panels on each side of 0, their order.
-MAX_DEGREE, REACH, PANELS, ORDER = 240, 13.0, 32, 20
-#: Degrees to begin with.
-FEW_DEGREES = 48
+MAX_DEGREE, REACH, PANELS, ORDER = 400, 13.0, 32, 20
+#: Degrees that are tried in turn.
+DEGREES = (48, 144, MAX_DEGREE + 1)
 #: Above this relative error a kernel warns.
 WARN_ABOVE = 1e-6
 
 
 @functools.lru_cache(maxsize=4)
-def rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    r"""Nodes (m,), and weighted normalized Hermite functions (m, degrees).
+def rule(device: torch.device) -> tuple[Tensor, Tensor]:
+    r"""Nodes (m,), and weighted normalized Hermite functions (m, degrees), in float64.
 
     Composite Gauss-Legendre under the normal density, with a panel boundary at 0, where most
     activations have their kink: spectral accuracy where the function is smooth on each side.
@@ -43,10 +43,7 @@ def rule(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     for n in range(1, MAX_DEGREE):
         h[:, n + 1] = (x * h[:, n] - math.sqrt(n) * h[:, n - 1]) / math.sqrt(n + 1)
     table = h * (h[:, :1] * (half * weights).ravel()[:, None])
-    return (
-        torch.tensor(x, dtype=dtype, device=device),
-        torch.tensor(table, dtype=dtype, device=device),
-    )
+    return torch.tensor(x, device=device), torch.tensor(table, device=device)
 
 
 @dataclass(frozen=True)
@@ -55,39 +52,51 @@ class _Series:
 
     Attributes
     ----------
-    coefficients : Tensor of shape (m, degrees)
-        Expansion at each variance.
+    coefficients : Tensor of shape (degrees, m)
+        Expansion at each variance, as far as it matters.
     moment : Tensor of shape (m,)
         Second moments.
-    edge : Tensor of shape (m,)
-        Share of the moment in the outermost panels: an estimate of what lies beyond them.
+    error : float
+        What is left out, relative to the moment: the remainder by Parseval (a bound), and
+        estimates of what lies beyond the outermost panels and of what panels do not resolve.
     """
 
     coefficients: Tensor
     moment: Tensor
-    edge: Tensor
+    error: float
 
     @classmethod
-    def of(cls, values: Tensor, table: Tensor) -> _Series:
-        """Integrate `values` (m, nodes)."""
-        squares = values.square() * table[:, 0]
-        moment, outer = squares.sum(1), squares[:, :ORDER].sum(1) + squares[:, -ORDER:].sum(1)
-        edge = (outer / torch.where(moment > 0, moment, 1.0)).detach()
-        # Most series need few degrees: the rest is computed only if these leave something out.
-        series = cls(values @ table[:, :FEW_DEGREES], moment, edge)
-        if series.cut(4 * torch.finfo(values.dtype).eps)[0] < FEW_DEGREES:
-            return series
-        return cls(values @ table, moment, edge)
-
-    def cut(self, tol: float) -> tuple[int, float]:
-        """Terms to keep, and the relative bound on what they leave out."""
-        moment = self.moment.detach()[:, None]
-        kept = self.coefficients.detach().square().cumsum(1)
+    def of(cls, values: Tensor, table: Tensor, tol: float) -> _Series:
+        """Expand `values` (m, nodes) to a remainder of `tol`, or as far as the table goes."""
+        panels = (values.square() * table[:, 0]).unflatten(1, (-1, ORDER)).sum(2)
+        moment = panels.sum(1)
+        beyond = 10 * (panels[:, 0] + panels[:, -1]).detach()
         # A function of a zero signal may be zero: nothing is left out then.
-        left = torch.where(moment > 0, 1 - kept / moment, 0.0).amax(0)
-        enough = torch.nonzero(left <= tol)
-        n = int(enough[0]) + 1 if len(enough) else kept.shape[1]
-        return n, min(max(float(left[n - 1]), 0.0) + 10 * float(self.edge.max()), 1.0)
+        per_moment = (1 / torch.where(moment > 0, moment, math.inf)).detach()
+        for degrees in DEGREES:
+            coefficients = (values @ table[:, :degrees]).T
+            kept = coefficients.detach().square().cumsum(0) * per_moment
+            left = ((per_moment > 0) * (1 - kept)).amax(1)
+            enough = torch.nonzero(left <= tol)
+            if len(enough):
+                break
+        n = int(enough[0]) + 1 if len(enough) else len(coefficients)
+        missed = ((beyond + _unresolved(values.detach(), table)) * per_moment).max()
+        error = max(float(left[n - 1]), 0.0) + float(missed)
+        return cls(coefficients[:n].contiguous(), moment, min(error, 1.0))
+
+
+def _unresolved(values: Tensor, table: Tensor) -> Tensor:
+    """Estimate of the error of second moments (m,): high Legendre coefficients of each panel.
+
+    They vanish where the function is smooth, and not in a panel with a kink or a jump inside.
+    """
+    points, weights = np.polynomial.legendre.leggauss(ORDER)
+    degrees = np.arange(ORDER - 4, ORDER)
+    basis = np.polynomial.legendre.legvander(points, ORDER - 1)[:, degrees]
+    project = table.new_tensor(weights[:, None] * basis * (degrees + 0.5))
+    high = (values.square().unflatten(1, (-1, ORDER)) @ project).abs().amax(2)
+    return 4 * high @ table[:, 0].unflatten(0, (-1, ORDER)).sum(1)
 
 
 class QuadratureDual(Dual):
@@ -98,8 +107,8 @@ class QuadratureDual(Dual):
     By Parseval, what the series leaves out is at most :math:`\sqrt{r(q_1) r(q_2)}` with
     :math:`r(q) = E[\phi(\sqrt q\,x)^2] - \sum_{n \le N} a_n(q)^2`, whatever :math:`\rho`; the
     same for :math:`\phi'`. `error` is the largest such bound met so far, relative to the diagonal;
-    it includes an estimate of what lies beyond the reach of the integrals, for functions that grow
-    like an exponential.
+    it includes estimates of what the integrals miss: for functions that grow like an exponential,
+    and for those with kinks or jumps elsewhere than at 0.
 
     Parameters
     ----------
@@ -120,9 +129,9 @@ class QuadratureDual(Dual):
 
     def _expand(self, q: Tensor) -> tuple[_Series, _Series]:
         """Series of phi and of phi' for variances q, of any shape."""
-        x, table = rule(q.dtype, q.device)
+        x, table = rule(q.device)
         keep = q.requires_grad
-        z = safe_sqrt(q.reshape(-1, 1)) * x
+        z = safe_sqrt(q.reshape(-1, 1)).double() * x
         with torch.enable_grad():
             if not keep:
                 z = z.detach().requires_grad_()
@@ -135,32 +144,35 @@ class QuadratureDual(Dual):
                 f"the elementwise function {self.name} is not a number (NaN) for some inputs, but "
                 "its input takes all real values in the limit."
             )
-        return _Series.of(value, table), _Series.of(slope, table)
+        tol = 4 * torch.finfo(q.dtype).eps
+        both = _Series.of(value, table, tol), _Series.of(slope, table, tol)
+        self._report(max(tol, *(series.error for series in both)))
+        return both
 
     def diag(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Return both second moments, integrals in one variable."""
-        sigma, slope = self._expand(q)
-        tol = 4 * torch.finfo(q.dtype).eps
-        self._report(max(series.cut(tol)[1] for series in (sigma, slope)))
-        return sigma.moment.reshape(q.shape), slope.moment.reshape(q.shape)
+        sigma, slope = (series.moment.to(q.dtype).reshape(q.shape) for series in self._expand(q))
+        return sigma, slope
 
     def cross(self, s: State) -> tuple[State, Tensor]:
-        """Sum both series at `s`, cut where they no longer change the result."""
-        rho = 1 - s.delta
-        tol = 4 * torch.finfo(rho.dtype).eps
-        series = list(zip(self._expand(s.k1), self._expand(s.k2), strict=True))
-        results = []
-        for one, two in series:
-            (n1, e1), (n2, e2) = one.cut(tol), two.cut(tol)
-            n = max(n1, n2)
-            self._report(math.sqrt(max(e1, tol) * max(e2, tol)))
-            a1 = [one.coefficients[:, k].reshape(s.k1.shape) for k in range(n)]
-            a2 = [two.coefficients[:, k].reshape(s.k2.shape) for k in range(n)]
-            results.append(hermite_series(a1, a2, rho))
-        sigma, slope = results
-        one, two = series[0]
-        k1, k2 = one.moment.reshape(s.k1.shape), two.moment.reshape(s.k2.shape)
-        return s.with_cross(k1, k2, sigma), slope
+        """Sum both series at `s`."""
+        # Both inputs at once, for as many degrees of either as the other one needs.
+        series = self._expand(torch.cat([s.k1.flatten(), s.k2.flatten()]))
+        moments, one, two = zip(*(self._parts(one, s) for one in series), strict=True)
+        sigma, slope = (hermite_series(a, b, 1 - s.delta) for a, b in zip(one, two, strict=True))
+        k1, k2 = moments[0]
+        # Correlations are relative to the same partial sums: that of coincident signals is 1.
+        a, b = one[0].square().sum(0), two[0].square().sum(0)
+        return replace(s.with_cross(a, b, sigma), k1=k1, k2=k2), slope
+
+    @staticmethod
+    def _parts(series: _Series, s: State) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        """Moments and coefficients of both inputs, in the shapes of their variances."""
+        n = s.k1.numel()
+        k = series.moment.to(s.k1.dtype)
+        a = series.coefficients.to(s.k1.dtype)
+        moments = k[:n].reshape(s.k1.shape), k[n:].reshape(s.k2.shape)
+        return moments, a[:, :n].reshape(-1, *s.k1.shape), a[:, n:].reshape(-1, *s.k2.shape)
 
     def _report(self, error: float) -> None:
         if error > WARN_ABOVE >= self.error:

@@ -108,7 +108,7 @@ class SinDual(Dual):
         sine = 2 * size * torch.sinh(both * small)
         apart = torch.where(small, sine, even - odd)
         sigma = (0.5 * self.a**2) * (apart + (1 - self.twist) * odd)
-        return sigma, (0.5 * (self.a * self.b) ** 2) * (even + self.twist * odd)
+        return sigma, (0.5 * (self.a * self.b) ** 2) * (apart + (1 + self.twist) * odd)
 
     def diag(self, q: Tensor) -> tuple[Tensor, Tensor]:
         """Return both expectations at angle 0."""

@@ -75,7 +75,7 @@ class Product(Rule):
         """Apply the product rule."""
         k1, k2, delta = states[0].k1, states[0].k2, states[0].delta
         for s in states[1:]:
-            k1, k2, delta = k1 * s.k1, k2 * s.k2, delta + s.delta * (1 - delta)
+            k1, k2, delta = k1 * s.k1, k2 * s.k2, (delta + s.delta * (1 - delta)).clamp(0, 2)
         out = State(k1, k2, delta, own=states[0].own)
         if not options.with_ntk:
             return out

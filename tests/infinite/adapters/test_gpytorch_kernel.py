@@ -1,6 +1,7 @@
 import copy
 import math
 import pickle
+import unittest
 
 import numpy as np
 import pytest
@@ -12,14 +13,12 @@ from gpytorch.test.base_kernel_test_case import BaseKernelTestCase
 import skntk.nn as snn
 from skntk.infinite import GPyTorchNTKKernel, NNGPKernel, NTKKernel
 
-ACTIVATIONS = ["relu", "erf", "gelu", "sin", "tanh"]
+ACTIVATIONS = ["relu", "erf", "gelu", "sin", "silu"]
 SKLEARN = {"nngp": NNGPKernel, "ntk": NTKKernel}
 
 
-class TestContract(BaseKernelTestCase):
+class TestContract(BaseKernelTestCase, unittest.TestCase):
     """GPyTorch's own suite for kernels: batches, indexing, active dimensions, pickle, dtype."""
-
-    __test__ = True
 
     def create_kernel_no_ard(self, **kwargs):
         return GPyTorchNTKKernel(2, **kwargs)
@@ -83,7 +82,7 @@ def test_gradients(x, activation, bias_std) -> None:
         return torch.func.functional_call(kernel, parameters, arguments)
 
     raw = [p.detach().clone().requires_grad_() for p in kernel.parameters()]
-    one, two = x.clone().requires_grad_(), x.flip(0).clone().requires_grad_()
+    one, two = x[:2].clone().requires_grad_(), x[2:4].clone().requires_grad_()
     for diag in (False, True):
         tol = {"atol": 1e-6, "rtol": 1e-5}
         calls = [
@@ -100,7 +99,7 @@ def _dense(K):
 
 
 @pytest.mark.parametrize("bias_std", [0.0, 0.3])
-@pytest.mark.parametrize("activation", ["erf", "sin", "tanh"])
+@pytest.mark.parametrize("activation", ["erf", "sin", "silu"])
 def test_gradients_at_coincident_inputs(x, activation, bias_std) -> None:
     kernel = GPyTorchNTKKernel(2, activation, weight_std=0.9, bias_std=bias_std).double()
     one = torch.cat([x[:2], x[:1]])
@@ -130,13 +129,13 @@ def test_gradients_are_finite_and_repeatable(hard, kind, activation, bias_std, d
 
 def test_batches_of_hyperparameters(x) -> None:
     stds = torch.tensor([[0.8, 1.5], [0.1, 0.6]], dtype=torch.float64)
-    batch = GPyTorchNTKKernel(2, "tanh", batch_shape=torch.Size([2])).double()
+    batch = GPyTorchNTKKernel(2, "silu", batch_shape=torch.Size([2])).double()
     batch.weight_std, batch.bias_std = stds[0].view(2, 1, 1), stds[1].view(2, 1, 1)
     full, own, part = batch(x).to_dense(), batch(x, diag=True), batch(x, x[:2]).to_dense()
     assert full.shape == (2, 5, 5)
     for i in range(2):
         one = double(
-            GPyTorchNTKKernel(2, "tanh"), weight_std=stds[0, i].item(), bias_std=stds[1, i].item()
+            GPyTorchNTKKernel(2, "silu"), weight_std=stds[0, i].item(), bias_std=stds[1, i].item()
         )
         torch.testing.assert_close(full[i], one(x).to_dense(), rtol=1e-10, atol=0)
         torch.testing.assert_close(own[i], one(x, diag=True), rtol=1e-10, atol=0)
@@ -250,7 +249,7 @@ def test_random_state_of_torch_is_left_alone(x) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("activation", ["relu", "silu"])
 def test_on_a_gpu(x, activation) -> None:
     kernel = GPyTorchNTKKernel(2, activation).double()
     expected = kernel(x).to_dense().detach()

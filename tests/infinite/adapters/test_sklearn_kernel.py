@@ -44,10 +44,10 @@ def test_values_are_those_of_the_formula(rng, formula, kind, depth) -> None:
 
 @pytest.mark.parametrize("kind", KERNELS)
 @pytest.mark.parametrize("bias_std", [0.0, 0.3])
-@pytest.mark.parametrize("activation", ["relu", "erf", "gelu", "sin", "tanh", snn.ABReLU(-0.5, 1)])
+@pytest.mark.parametrize("activation", ["relu", "erf", "gelu", "sin", "silu", snn.ABReLU(-0.5, 1)])
 def test_gradient_is_that_of_finite_differences(hard, kind, bias_std, activation) -> None:
     kernel = KERNELS[kind](2, activation, weight_std=0.9, bias_std=bias_std)
-    X = hard[:8]  # the series of tanh converges slowly at large inputs
+    X = hard[:8]  # the series of silu converges slowly at large inputs
     K, gradient = kernel(X, eval_gradient=True)
     assert gradient.shape == (8, 8, 1 if bias_std == 0 else 2)
     np.testing.assert_allclose(K, kernel(X), rtol=1e-9, atol=1e-9 * abs(K).max())
@@ -147,7 +147,7 @@ def test_inputs_are_checked(rng) -> None:
 
 
 def test_overflow_is_an_error(rng) -> None:
-    kernel, X = NTKKernel(200, weight_std=1e2), rng.standard_normal((3, 2))
+    kernel, X = NTKKernel(90, weight_std=1e2), rng.standard_normal((3, 2))
     for gradient in (False, True):
         with pytest.raises(KernelOverflowError, match="not finite in"):
             kernel(X, eval_gradient=gradient)
