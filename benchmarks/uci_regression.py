@@ -12,6 +12,7 @@ depends on changes.
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +55,11 @@ def fit_gp(X: np.ndarray, y: np.ndarray):
     return lambda Z: model.predict(scaler.transform(Z), return_std=True)
 
 
-def fit_skntk(X: np.ndarray, y: np.ndarray):
-    """Return ``predict(X) -> mean, std`` of ``NTKRegressor()`` with its defaults."""
+def fit_skntk(X: np.ndarray, y: np.ndarray, **params):
+    """Return ``predict(X) -> mean, std`` of ``NTKRegressor()``, by default with its defaults."""
     from skntk import NTKRegressor
 
-    model = make_pipeline(StandardScaler(), NTKRegressor()).fit(X, y)
+    model = make_pipeline(StandardScaler(), NTKRegressor(random_state=0, **params)).fit(X, y)
 
     def predict(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean, latent_std = model.predict(Z, return_std=True)
@@ -67,7 +68,11 @@ def fit_skntk(X: np.ndarray, y: np.ndarray):
     return predict
 
 
-MODELS = {"skntk": fit_skntk, "GP-RBF": fit_gp}
+MODELS = {
+    "skntk": fit_skntk,
+    "skntk plain": partial(fit_skntk, embedding="none"),
+    "GP-RBF": fit_gp,
+}
 
 
 def main() -> None:
@@ -115,7 +120,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _model_version(model: str) -> str:
-    if model == "skntk":
+    if model.startswith("skntk"):
         return f"{code_version([HERE / 'uci_regression.py'])}-{skntk_version()}"
     return code_version([HERE / "uci_regression.py", HERE / "_tuned_gp.py"])
 
@@ -139,7 +144,7 @@ def _run(model: str, X: np.ndarray, y: np.ndarray, train: np.ndarray, test: np.n
 
 def _progress(r: dict) -> str:
     return (
-        f"{r['set']:18s} split {r['split']:2d} {r['model']:8s} RMSE {r['rmse']:8.4f}  "
+        f"{r['set']:18s} split {r['split']:2d} {r['model']:11s} RMSE {r['rmse']:8.4f}  "
         f"NLL {r['nll']:8.4f}  in 95 % interval {100 * r['within_95']:5.1f} %  "
         f"fit {r['fit_seconds']:7.1f} s  predict {r['predict_seconds']:5.2f} s"
     )

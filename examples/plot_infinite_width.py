@@ -62,9 +62,9 @@ def empirical(net):
 
 
 torch.manual_seed(0)
-widths = 2 ** np.arange(4, 10)
+widths = 2 ** np.arange(5, 10)
 kernels = {
-    w: torch.stack([empirical(Residual(4, int(w)).double()) for _ in range(20)]) for w in widths
+    w: torch.stack([empirical(Residual(4, int(w)).double()) for _ in range(40)]) for w in widths
 }
 errors = np.array([[float((K - limit).norm() / limit.norm()) for K in kernels[w]] for w in widths])
 typical = np.sqrt((errors**2).mean(1))
@@ -77,7 +77,7 @@ print(f"error ~ width^{slope:.2f}")
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
 jitter = np.exp(0.05 * np.random.default_rng(0).standard_normal(errors.shape))
 left.loglog(widths[:, None] * jitter, errors, ".", color="0.65", ms=4)
-left.loglog(widths, typical, "ko", label="root mean square of 20 networks")
+left.loglog(widths, typical, "ko", label="root mean square of 40 networks")
 left.loglog(widths, np.exp(offset) * widths**slope, "k-", lw=1, label=f"fitted slope {slope:.2f}")
 left.set_xticks(widths, widths)
 left.minorticks_off()

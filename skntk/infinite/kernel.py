@@ -97,7 +97,7 @@ class InfiniteKernel:
         return f"infinite_width({self.module!r})"
 
     def program(self, input_shape: tuple[int, ...]) -> Program:
-        """Return the program for inputs of shape (n, *input_shape), traced at the first call.
+        """Return the program for inputs of shape ``(n, *input_shape)``, traced at the first call.
 
         Raises
         ------

@@ -109,12 +109,31 @@ class State:
         ntk = None if self.ntk is None else self.ntk * r1 * r2
         return replace(self, k1=self.k1 * r1.square(), k2=self.k2 * r2.square(), ntk=ntk)
 
-    def with_cross(self, k1: Tensor, k2: Tensor, cross: Tensor) -> State:
-        """State of given variances and covariance; for what has no cancellation-free form."""
+    def with_cross(self, k1: Tensor, k2: Tensor, cross: Tensor, slope: Tensor) -> State:
+        r"""State of a smooth function of both signals; for what has no cancellation-free form.
+
+        Near coincidence, where :math:`1 - \rho'` cancels, :math:`\delta' = \delta\, k\,
+        \dot\sigma / k'` to first order, for signals of equal variance.
+
+        Parameters
+        ----------
+        k1, k2 : Tensor
+            Variances k' of the results.
+        cross : Tensor
+            Their covariance.
+        slope : Tensor
+            Covariance of the derivatives.
+        """
         if self.own:
             return State(k1, k2, (k1 == 0).to(k1.dtype), own=True)
-        delta = 1 - cross * (rows(safe_rsqrt(k1)) * rows(safe_rsqrt(k2)))
-        return State(k1, k2, delta.clamp(0, 2))
+        inverse = rows(safe_rsqrt(k1)) * rows(safe_rsqrt(k2))
+        delta = (1 - cross * inverse).clamp(0, 2)
+        eps = torch.finfo(delta.dtype).eps
+        near = self.delta < eps ** (2 / 3)
+        if _recording.get() or near.any():
+            near = near & ((self.k1 - self.k2).abs() <= rows(8 * eps * self.k1))
+            delta = torch.where(near, self.delta * slope * (rows(self.k1) * inverse), delta)
+        return State(k1, k2, delta)
 
 
 def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:

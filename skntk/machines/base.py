@@ -60,15 +60,13 @@ class KernelChoice:
         """Return the infinite-width kernel."""
         if self.module is not None:
             return infinite_width(self.module, embedding=self.embedding)
-        make = _shared_kernel if isinstance(self.activation, str) else _default_kernel
-        return make(
-            n_features,
-            self.depth,
-            self.activation,
-            self.weight_std,
-            self.bias_std,
-            self.embedding,
-        )
+        scales = self.weight_std, self.bias_std
+        network = n_features, self.depth, self.activation, *scales, self.embedding
+        if isinstance(self.activation, str):
+            made = _shared_kernel(*network)
+            if not made.program((n_features,)).series:  # these remember their error
+                return made
+        return _default_kernel(*network)
 
     def __str__(self) -> str:
         front = "" if self.embedding == "none" else f"{self.embedding} "
@@ -88,8 +86,8 @@ def _default_kernel(
     bias_std: float,
     embedding: str,
 ) -> InfiniteKernel:
-    """Kernel of the default network, whose weights leave torch's generator as it was."""
-    with torch.random.fork_rng(devices=[]):
+    """Kernel of the default network; its weights are never drawn."""
+    with torch.device("meta"):
         net = MLP(
             n_features,
             depth=depth,

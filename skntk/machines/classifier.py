@@ -94,7 +94,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         Candidate kernels and their best mean leave-one-out Brier score.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had any.
 
     References

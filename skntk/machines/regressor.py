@@ -49,7 +49,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
     weight_std : float, default=sqrt(2)
         Standard deviation of the weights, per fan-in.
     bias_std : float or "auto", default="auto"
-        Standard deviation of the biases. "auto" is tuned over 0.1, 0.5 and 1; 0.1 without tuning.
+        Standard deviation of the biases. "auto" is tuned over 0.1 and 1; 0.1 without tuning.
     embedding : {"none", "featurewise", "auto"}, default="auto"
         "featurewise" puts an infinitely wide network of one hidden layer in front of each feature
         (see `skntk.infinite_width`), which suits tables. "auto" tries both; "none" without tuning,
@@ -109,7 +109,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         The best ridge and score of each candidate kernel; absent without tuning.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had any.
 
     References

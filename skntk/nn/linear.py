@@ -17,13 +17,13 @@ class Linear(nn.Module):
     initialization is :math:`\sigma_w / \sqrt{m}\, W x + \sigma_b\, b` in all of them but the muP
     readout, which is smaller by :math:`\sqrt{n / m}`. They differ in what is trained:
 
-    ========== ============================== ============================ ====================
-    name       function                       initial ``weight``           initial ``bias``
-    ========== ============================== ============================ ====================
-    "ntk"      sigma_w/sqrt(m) W x + sigma_b b  N(0, 1)                      N(0, 1)
-    "standard" W x + b                        N(0, sigma_w^2 / m)          N(0, sigma_b^2)
-    "mup"      sqrt(n/m) W x + sqrt(n) b      N(0, sigma_w^2 / max(m, n))  N(0, sigma_b^2 / n)
-    ========== ============================== ============================ ====================
+    ========== =============================== ============================ ====================
+    name       function                        initial ``weight``           initial ``bias``
+    ========== =============================== ============================ ====================
+    "ntk"      sigma_w/sqrt(m) W x + sigma_b b N(0, 1)                      N(0, 1)
+    "standard" W x + b                         N(0, sigma_w^2 / m)          N(0, sigma_b^2)
+    "mup"      sqrt(n/m) W x + sqrt(n) b       N(0, sigma_w^2 / max(m, n))  N(0, sigma_b^2 / n)
+    ========== =============================== ============================ ====================
 
     Parameters
     ----------

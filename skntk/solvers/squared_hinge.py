@@ -11,8 +11,6 @@ from skntk.solvers.cholesky import cholesky
 
 #: Newton steps; a few suffice, and 50 do where the ridge is near rounding.
 MAX_STEPS = 50
-#: Gap from the margin below which a row counts as outside.
-_TOUCHING = 1e-9
 
 
 class HingeSolution(NamedTuple):
@@ -92,7 +90,7 @@ def squared_hinge(
         dual[rows] = factor.solve(t[rows, None])[:, 0]
         f = K @ dual
         loss = objective(dual, f)
-        inside = 1 - t * f > _TOUCHING
+        inside = t * f < 1
         if torch.equal(inside, active):
             break
         if at is not None:
@@ -106,7 +104,7 @@ def squared_hinge(
                 step /= 2
                 dual, f = torch.lerp(dual_0, goal, step), torch.lerp(f_0, f_goal, step)
                 loss = objective(dual, f)
-            inside = 1 - t * f > _TOUCHING
+            inside = t * f < 1
         at, active = (loss, dual, f), inside
     stays = 0.0 if kept_noise is None else 1 / kept_noise[rows]
     precision = factor.inverse_diagonal()

@@ -230,7 +230,7 @@ def test_refit_forgets_the_earlier_fit(data):
     model.set_params(tuning=None).fit(Z, z)
     assert not hasattr(model, "tuning_results_")
     fresh = NTKRegressor(depth=1, tuning=None).fit(Z, z)
-    for a, b in zip(model.staged_predict(X, [1, np.inf]), fresh.staged_predict(X, [1, np.inf])):
+    for a, b in zip(model.staged_predict(X, [1, np.inf]), fresh.staged_predict(X, [1, np.inf]), strict=True):
         np.testing.assert_array_equal(a, b)
     model.set_params(uncertainty="ensemble")
     fresh.set_params(uncertainty="ensemble")

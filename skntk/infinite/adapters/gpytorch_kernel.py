@@ -57,7 +57,7 @@ class GPyTorchNTKKernel(Kernel):
 
     Attributes
     ----------
-    weight_std, bias_std : Tensor of shape (*batch_shape, 1, 1)
+    weight_std, bias_std : Tensor of shape ``(*batch_shape, 1, 1)``
         The hyperparameters; can be set. Their parameters are `raw_weight_std`, `raw_bias_std`,
         constrained to be positive.
 
@@ -149,7 +149,7 @@ class GPyTorchNTKKernel(Kernel):
 
     @property
     def weight_std(self) -> Tensor:
-        """Standard deviation of the weights: (*batch_shape, 1, 1)."""
+        """Standard deviation of the weights: ``(*batch_shape, 1, 1)``."""
         return self.raw_weight_std_constraint.transform(self.raw_weight_std)
 
     @weight_std.setter
@@ -158,7 +158,7 @@ class GPyTorchNTKKernel(Kernel):
 
     @property
     def bias_std(self) -> Tensor:
-        """Standard deviation of the biases: (*batch_shape, 1, 1); 0 if there are none."""
+        """Standard deviation of the biases: ``(*batch_shape, 1, 1)``; 0 if there are none."""
         if not self.has_bias:
             return torch.zeros_like(self.raw_weight_std)
         return self.raw_bias_std_constraint.transform(self.raw_bias_std)

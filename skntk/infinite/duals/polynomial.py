@@ -71,7 +71,7 @@ class PolynomialDual(Dual):
             hermite_series(self._expand(c, s.k1), self._expand(c, s.k2), rho)
             for c in (self.coef, self._slope_coef)
         )
-        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma), slope
+        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma, slope), slope
 
     def gain_dual(self) -> Dual:
         """Return the dual of x phi'(x), again a polynomial."""

@@ -163,7 +163,7 @@ class QuadratureDual(Dual):
         k1, k2 = moments[0]
         # Correlations are relative to the same partial sums: that of coincident signals is 1.
         a, b = one[0].square().sum(0), two[0].square().sum(0)
-        return replace(s.with_cross(a, b, sigma), k1=k1, k2=k2), slope
+        return replace(s.with_cross(a, b, sigma, slope), k1=k1, k2=k2), slope
 
     @staticmethod
     def _parts(series: _Series, s: State) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:

@@ -50,7 +50,7 @@ class ErfDual(Dual):
         slope = ((self.a * self.b) ** 2 * (4 / math.pi)) * (root * left.rsqrt())
         if self.c:
             sigma = sigma + self.c**2
-        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma), slope
+        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma, slope), slope
 
 
 class GELUDual(Dual):
@@ -82,7 +82,7 @@ class GELUDual(Dual):
     def cross(self, s: State) -> tuple[State, Tensor]:
         """Apply the formulas above to `s`."""
         sigma, slope = self._both(s)
-        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma), slope
+        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma, slope), slope
 
 
 class SinDual(Dual):
@@ -117,7 +117,7 @@ class SinDual(Dual):
     def cross(self, s: State) -> tuple[State, Tensor]:
         """Apply the characteristic function of a Gaussian to `s`."""
         sigma, slope = self._both(s)
-        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma), slope
+        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma, slope), slope
 
 
 class ExpDual(Dual):
@@ -174,4 +174,4 @@ class GaussianDual(Dual):
     def cross(self, s: State) -> tuple[State, Tensor]:
         """Apply the formulas above to `s`."""
         sigma, slope = self._both(s)
-        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma), slope
+        return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma, slope), slope
