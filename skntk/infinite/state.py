@@ -132,7 +132,7 @@ class State:
         near = self.delta < eps ** (2 / 3)
         if _recording.get() or near.any():
             near = near & ((self.k1 - self.k2).abs() <= rows(8 * eps * self.k1))
-            delta = torch.where(near, self.delta * slope * (rows(self.k1) * inverse), delta)
+            delta = torch.where(near, self.delta * ((slope * inverse) * self.k1), delta)
         return State(k1, k2, delta)
 
 

@@ -279,7 +279,8 @@ class NTKMachine(ModuleParams):
         return X, y, w
 
     def _tensor(self, X: np.ndarray) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(X), device=self.device)
+        # torch warns of memory that it may not write to.
+        return torch.as_tensor(np.require(X, requirements=["C", "W"]), device=self.device)
 
     def _bound(self, choice: KernelChoice, n_features: int) -> Evaluated:
         return Evaluated(choice, n_features, resolve_dtype(self.dtype), self.n_jobs)

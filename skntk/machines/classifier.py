@@ -15,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from skntk.core import require
 from skntk.machines.averaging import Average, margin_average, ridge_average, stack, temperature
 from skntk.machines.base import Evaluated, KernelChoice, NTKMachine
 from skntk.machines.tuning import mean_diagonal, tune_evidence
@@ -48,8 +49,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         Standard deviation of the biases. "auto" averages over 0.1 and 1; 0.1 without tuning.
     embedding : {"none", "featurewise", "auto"}, default="auto"
         "featurewise" puts an infinitely wide network of one hidden layer in front of each feature
-        (see `skntk.infinite_width`), which suits tables. "auto" tries both; "none" without tuning,
-        and with ``tuning="marginal_likelihood"``.
+        (see `skntk.infinite_width`), which suits tables. "auto" tries both; "none" without tuning.
     module : torch.nn.Module class or instance, optional
         A network that replaces the default one; parameters ``module__*`` go to a class.
     kind : {"ntk", "nngp"}, default="ntk"
@@ -62,9 +62,9 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         "kind", "alpha". They replace the values of these parameters.
     tuning : {"loo", "marginal_likelihood"} or None, default="loo"
         Leave-one-out average over the candidates; or one kernel by the evidence of the one-hot
-        labels, with gradients for weight_std and bias_std, then the average over alpha. Above
-        1000 rows, a random subset of 1000 is tuned on, and the best machine of each kind is
-        trained on all rows.
+        labels, with gradients for weight_std, and for bias_std unless it is a number, then the
+        average over alpha. Above 1000 rows, a random subset of 1000 is tuned on, and the best
+        machine of each kind is trained on all rows. The temperature is by leave-one-out always.
     ard : bool, default=False
         Tune one input scale per feature; needs ``tuning="marginal_likelihood"``.
     device : str or torch.device, default="cpu"
@@ -223,6 +223,14 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         X_at, Y_at, w_at = X[at], Y[at], w[at]
         left = w_at if self.tuning else w_at.clamp(max=1.0)
         alphas = self._alphas(self._ALPHAS if self.tuning else np.array([1e-2]))
+        numbers = 6 * len(kernels) * len(alphas) * len(rows) * C
+        require(
+            8 * numbers,
+            f"the leave-one-out scores of {len(kernels)} kernels x {len(alphas)} ridges for {C} "
+            "classes",
+            "Pass fewer candidates in param_grid, or numbers for depth, bias_std and alpha.",
+            self.device,
+        )
         if self.tuning == "marginal_likelihood":
             kernels = [self._by_evidence(kernels, alphas, X_at, Y_at, w_at)]
         grams, spectra, units = [], [], []
@@ -231,7 +239,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
             units.append(mean_diagonal(K.diagonal(), w_at))
             spectra.append(Spectral.from_gram(K, w_at))
             grams.append(K)
-        ridges = torch.outer(*(torch.as_tensor(v, device=X.device) for v in (units, alphas)))
+        ridges = torch.as_tensor(np.outer(units, alphas), device=X.device)
         ridge = ridge_average(spectra, ridges, Y_at, w_at, left)
         del spectra
         margin = margin_average(grams, ridges, Y_at, w_at, left, ridge)

@@ -52,8 +52,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         Standard deviation of the biases. "auto" is tuned over 0.1 and 1; 0.1 without tuning.
     embedding : {"none", "featurewise", "auto"}, default="auto"
         "featurewise" puts an infinitely wide network of one hidden layer in front of each feature
-        (see `skntk.infinite_width`), which suits tables. "auto" tries both; "none" without tuning,
-        and with ``tuning="marginal_likelihood"``.
+        (see `skntk.infinite_width`), which suits tables. "auto" tries both; "none" without tuning.
     module : torch.nn.Module class or instance, optional
         A network that replaces the default one; parameters ``module__*`` go to a class. `depth`,
         `activation`, `weight_std` and `bias_std` are then unused.
@@ -70,9 +69,9 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         hyperparameters are tuned as at infinite time.
     tuning : {"loo", "marginal_likelihood"} or None, default="loo"
         Leave-one-out log predictive density over the candidates, with one eigendecomposition a
-        kernel; or the evidence, with gradients through the kernel for weight_std, bias_std and
-        alpha from the best candidate. Above 2000 (1000) rows, a random subset of that many is tuned
-        on.
+        kernel; or the evidence, with gradients through the kernel, from the best candidate, for
+        weight_std, and for bias_std and alpha unless these are numbers. Above 2000 (1000) rows, a
+        random subset of that many is tuned on.
     ard : bool, default=False
         Tune one input scale per feature; needs ``tuning="marginal_likelihood"``.
     uncertainty : {"gp", "ensemble"}, default="gp"

@@ -140,7 +140,9 @@ class _Tracer(fx.Tracer):
         node.meta["value"] = value = self._run(node)
         if isinstance(value, torch.Tensor):
             node.meta["shape"] = tuple(value.shape)
-        return made
+        # What a tensor without data can tell is known: a size, a dtype.
+        known = isinstance(value, bool | int | torch.Size | torch.dtype | torch.device)
+        return value if known else made
 
     def _run(self, node: fx.Node) -> Any:
         """Result of one node on the meta device."""

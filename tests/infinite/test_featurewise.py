@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import skntk
 import skntk.nn as snn
+from skntk.gram import engine
 from skntk.infinite.featurewise import FeaturewiseInputs
 
 FRONT = snn.MLP(1, depth=1, weight_std=math.sqrt(2), bias_std=1.0)
@@ -100,7 +101,7 @@ def test_tiling_and_order_change_nothing(seed, monkeypatch):
     k = skntk.infinite_width(snn.MLP(3, depth=2), embedding="featurewise")
     K, order = k(X), np.random.default_rng(seed).permutation(50)
     np.testing.assert_allclose(k(X[order]), K[np.ix_(order, order)], rtol=1e-12)
-    monkeypatch.setattr("skntk.gram.engine.CPU_TILE", 7)
+    monkeypatch.setattr(engine, "CPU_TILE", 7)
     np.testing.assert_allclose(k(X), K, rtol=1e-12)
     np.testing.assert_allclose(k(X[:20], X[20:]), K[:20, 20:], rtol=1e-12)
     np.testing.assert_allclose(k.gram(X, n_jobs=2), K, rtol=1e-12)

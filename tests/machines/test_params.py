@@ -16,6 +16,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import skntk.nn as snn
 from skntk import NTKClassifier, NTKRegressor
+from skntk.machines import regressor
 
 
 @pytest.fixture
@@ -205,7 +206,7 @@ def test_global_random_states_are_left_as_they_were(model, data):
 
 def test_random_state_reproduces_the_subset(data, monkeypatch):
     X, y = data
-    monkeypatch.setattr("skntk.machines.regressor.TUNING_ROWS", 15)
+    monkeypatch.setattr(regressor, "TUNING_ROWS", 15)
     one, same = (NTKRegressor(random_state=3).fit(X, y).predict(X) for _ in range(2))
     np.testing.assert_array_equal(one, same)
 
@@ -230,7 +231,9 @@ def test_refit_forgets_the_earlier_fit(data):
     model.set_params(tuning=None).fit(Z, z)
     assert not hasattr(model, "tuning_results_")
     fresh = NTKRegressor(depth=1, tuning=None).fit(Z, z)
-    for a, b in zip(model.staged_predict(X, [1, np.inf]), fresh.staged_predict(X, [1, np.inf]), strict=True):
+    for a, b in zip(
+        model.staged_predict(X, [1, np.inf]), fresh.staged_predict(X, [1, np.inf]), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
     model.set_params(uncertainty="ensemble")
     fresh.set_params(uncertainty="ensemble")

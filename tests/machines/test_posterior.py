@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import scipy.linalg
-import skntk
-import skntk.nn as snn
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Kernel, StationaryKernelMixin
 
+import skntk
+import skntk.nn as snn
 from skntk import NTKRegressor
 
 
@@ -79,7 +79,10 @@ def test_gradient_flow_and_its_ensemble_against_expm(time, kind, seed):
     mean, cov = model.predict(T, return_cov=True)
     expected = y.mean(0) + B @ (y - y.mean(0))
     np.testing.assert_allclose(mean, expected, rtol=1e-9)
-    K = {name: infinite(*args, kind="nngp") for name, args in {"TT": (T,), "TX": (T, X), "XX": (X,)}.items()}
+    K = {
+        name: infinite(*args, kind="nngp")
+        for name, args in {"TT": (T,), "TX": (T, X), "XX": (X,)}.items()
+    }
     if kind == "ntk":
         spread = K["TT"] - B @ K["TX"].T - K["TX"] @ B.T + B @ K["XX"] @ B.T
     else:
@@ -119,7 +122,10 @@ def test_several_outputs_equal_separate_fits(seed):
         np.testing.assert_allclose(mean[:, j], one, rtol=1e-9)
         np.testing.assert_allclose(std[:, j], one_std, rtol=1e-8)
         np.testing.assert_allclose(
-            cov[..., j], alone.predict(T, return_cov=True)[1], rtol=1e-7, atol=1e-8 * cov[..., j].max()
+            cov[..., j],
+            alone.predict(T, return_cov=True)[1],
+            rtol=1e-7,
+            atol=1e-8 * cov[..., j].max(),
         )
         assert together.noise_variance_[j] == pytest.approx(alone.noise_variance_)
         assert together.alpha_[j] == pytest.approx(alone.alpha_)

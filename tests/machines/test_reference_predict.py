@@ -29,7 +29,9 @@ def network(spec, d):
             scales = {"weight_std": layer["W_std"], "bias_std": layer["b_std"]}
             layers.append(snn.Linear(width, width := 4, **scales))
         else:
-            layers.append({"Relu": torch.nn.ReLU, "Gelu": torch.nn.GELU, "Erf": snn.Erf}[layer["layer"]]())
+            layers.append(
+                {"Relu": torch.nn.ReLU, "Gelu": torch.nn.GELU, "Erf": snn.Erf}[layer["layer"]]()
+            )
     return torch.nn.Sequential(*layers)
 
 
@@ -91,7 +93,9 @@ def test_both_outputs_at_once_up_to_their_means(problem):
     if about["diag_reg_absolute_scale"]:
         ridge /= np.trace(a["ntk_train_train"]) / about["n_train"]
     model = NTKRegressor(
-        module=network(about["spec"], 5), alpha=ridge, tuning=None,
+        module=network(about["spec"], 5),
+        alpha=ridge,
+        tuning=None,
         training_time=10.0 * about["learning_rate"],
     ).fit(a["x_train"], a["y_train"])
     close(

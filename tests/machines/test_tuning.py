@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-import skntk
-import skntk.nn as snn
 import torch
 
+import skntk
+import skntk.nn as snn
 from skntk import NTKRegressor
-from skntk.machines import tuning
+from skntk.machines import regressor, tuning
 from skntk.machines.base import Evaluated, KernelChoice
 
 
@@ -168,7 +168,7 @@ def test_ard_finds_the_relevant_feature(embedding, seed):
 )
 def test_tuning_on_a_subset_solves_for_all_rows(how, rows, seed, monkeypatch):
     X, y, _ = make(seed, n=60)
-    monkeypatch.setattr(f"skntk.machines.regressor.{rows}", 25)
+    monkeypatch.setattr(regressor, rows, 25)
     model = NTKRegressor(depth=1, tuning=how, random_state=seed).fit(X, y)
     assert len(model.X_fit_) == 60
     choice = model.choice_

@@ -35,7 +35,9 @@ def test_a_weight_is_a_number_of_rows(changes, data):
         ):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
     for a, b in zip(
-        weighted.staged_predict(T, [0.5, np.inf]), repeated.staged_predict(T, [0.5, np.inf])
+        weighted.staged_predict(T, [0.5, np.inf]),
+        repeated.staged_predict(T, [0.5, np.inf]),
+        strict=True,
     ):
         np.testing.assert_allclose(a, b, rtol=1e-7)
     assert weighted.noise_variance_ == pytest.approx(repeated.noise_variance_)
@@ -76,13 +78,17 @@ def test_rows_of_weight_zero_are_dropped(tuning, data):
 @pytest.mark.parametrize("tuning", ["loo", "marginal_likelihood"])
 def test_tuning_ignores_the_size_of_the_weights(tuning, data):
     X, y, w, T = data
-    one, two = (NTKRegressor(depth=1, tuning=tuning).fit(X, y, sample_weight=f * w) for f in (1, 1e-4))
+    one, two = (
+        NTKRegressor(depth=1, tuning=tuning).fit(X, y, sample_weight=f * w) for f in (1, 2.0**-13)
+    )
     for a, b in zip(one.predict(T, return_std=True), two.predict(T, return_std=True), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=1e-9)
     # The noise of a row of weight 1 has another meaning then.
-    assert two.noise_variance_ == pytest.approx(1e-4 * one.noise_variance_, rel=1e-4)
-    one, two = (NTKClassifier(depth=1, tuning=tuning).fit(X, y > 0, sample_weight=f * w) for f in (1, 50))
-    np.testing.assert_allclose(one.predict_proba(T), two.predict_proba(T), rtol=1e-4)
+    assert two.noise_variance_ == pytest.approx(2.0**-13 * one.noise_variance_)
+    one, two = (
+        NTKClassifier(depth=1, tuning=tuning).fit(X, y > 0, sample_weight=f * w) for f in (1, 64)
+    )
+    np.testing.assert_allclose(one.predict_proba(T), two.predict_proba(T), rtol=1e-9)
 
 
 def test_equal_weights_are_none(data):
