@@ -205,7 +205,9 @@ def _leave_one_out(repeats: int, grid_search: bool) -> str:
     X, y = table(n)
 
     def tuned() -> skntk.NTKRegressor:
-        return skntk.NTKRegressor(embedding="none", tuning="loo", param_grid=GRID, **NETWORK).fit(X, y)
+        return skntk.NTKRegressor(embedding="none", tuning="loo", param_grid=GRID, **NETWORK).fit(
+            X, y
+        )
 
     def grams() -> list[torch.Tensor]:
         return [_gram(X, depth) for depth in GRID["depth"]]
