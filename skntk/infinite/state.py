@@ -34,6 +34,11 @@ def rows(x: Tensor) -> Tensor:
     return _materialize(x) if _recording.get() else x
 
 
+def is_recording() -> bool:
+    """Whether operations are being recorded for a compiler."""
+    return _recording.get()
+
+
 @contextmanager
 def recording() -> Iterator[None]:
     """While operations are recorded for a compiler, `rows` marks what it must not redo."""

@@ -7,17 +7,15 @@ import math
 import torch
 from torch import Tensor
 
+from skntk.infinite.angle import angle
 from skntk.infinite.duals.base import Dual
 from skntk.infinite.state import State, rows, safe_sqrt
 
 
-def half_angle(delta: Tensor) -> Tensor:
-    """Half of the angle whose cosine is 1 - delta; accurate at small angles, gradient masked."""
-    if not delta.requires_grad:
-        return torch.asin((0.5 * delta).sqrt().clamp(max=1.0))
-    inside = (delta > 0) & (delta < 2)
-    theta = torch.asin((0.5 * torch.where(inside, delta, 1.0)).sqrt())
-    return torch.where(inside, theta, (math.pi / 2) * (delta > 0).to(delta.dtype))
+def angle_of(delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Angle whose cosine is 1 - delta, accurate at small angles, and its sine."""
+    sine = safe_sqrt(delta * (2 - delta))
+    return angle(sine, 1 - delta), sine
 
 
 class RectifierDual(Dual):
@@ -55,8 +53,7 @@ class RectifierDual(Dual):
         # An even function takes antipodal signals for coincident ones: there, too, delta is small.
         opposite = s.delta > 1 if self.even else None
         delta = s.delta if opposite is None else torch.where(opposite, 2 - s.delta, s.delta)
-        theta = 2 * half_angle(delta)
-        sine = safe_sqrt(delta * (2 - delta))
+        theta, sine = angle_of(delta)
         slope = self.size * (1 - self.bend * theta)
         if opposite is not None:
             slope = torch.where(opposite, -slope, slope)
@@ -82,7 +79,7 @@ class SignDual(Dual):
 
     def cross(self, s: State) -> tuple[State, Tensor]:
         """Apply the formula above to `s`."""
-        delta = (4 / math.pi) * half_angle(s.delta)
+        delta = (2 / math.pi) * angle_of(s.delta)[0]
         return State(self.diag(s.k1)[0], self.diag(s.k2)[0], delta), torch.zeros_like(s.delta)
 
     def gain_dual(self) -> Dual:

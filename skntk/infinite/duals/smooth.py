@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from skntk.infinite.angle import angle
 from skntk.infinite.duals.base import Dual
 from skntk.infinite.state import State, rows, safe_sqrt
 
@@ -46,7 +47,7 @@ class ErfDual(Dual):
     def cross(self, s: State) -> tuple[State, Tensor]:
         """Apply the arcsine, as the arctangent that stays accurate next to one."""
         left, overlap, root = one_minus_overlap(s, 2 * self.b**2)
-        sigma = (self.a**2 * (2 / math.pi)) * torch.atan2(overlap, left.sqrt())
+        sigma = (self.a**2 * (2 / math.pi)) * angle(overlap, left.sqrt())
         slope = ((self.a * self.b) ** 2 * (4 / math.pi)) * (root * left.rsqrt())
         if self.c:
             sigma = sigma + self.c**2
@@ -69,7 +70,7 @@ class GELUDual(Dual):
     def _both(self, s: State) -> tuple[Tensor, Tensor]:
         left, overlap, root = one_minus_overlap(s, 1.0)
         rho, size = 1 - s.delta, rows(safe_sqrt(s.k1)) * rows(safe_sqrt(s.k2))
-        below = 0.25 + torch.atan2(overlap, left.sqrt()) / (2 * math.pi)
+        below = 0.25 + angle(overlap, left.sqrt()) / (2 * math.pi)
         density = (root * size) * left.rsqrt() / (2 * math.pi)
         w = rows(1 / (1 + s.k1)) + rows(1 / (1 + s.k2))
         sigma = size * (rho * below + density * (s.delta * (2 - s.delta) + rho.square() * w))
