@@ -43,8 +43,8 @@ class Average:
     errors: Tensor
 
 
-def near_best(errors: Tensor, weights: Tensor) -> Tensor:
-    """Uniform weights of the candidates (..., n) within `WITHIN` standard errors of the best.
+def near_best(errors: Tensor, weights: Tensor, within: float = WITHIN) -> Tensor:
+    """Uniform weights of the candidates (..., n) within some standard errors of the best.
 
     The standard error is that of the difference from the best, over rows.
     """
@@ -53,7 +53,7 @@ def near_best(errors: Tensor, weights: Tensor) -> Tensor:
     mean = (errors * share).sum(-1)
     difference = errors - errors.reshape(-1, n)[mean.argmin()]
     spread = ((difference - (difference * share).sum(-1, keepdim=True)).square() * share).sum(-1)
-    keep = (difference * share).sum(-1) <= WITHIN * (spread / n).sqrt() + 1e-12
+    keep = (difference * share).sum(-1) <= within * (spread / n).sqrt() + 1e-12
     return keep.to(errors.dtype) / keep.sum()
 
 
@@ -182,7 +182,10 @@ def _average(
 
 
 def stack(ridge: Tensor, margin: Tensor, Y: Tensor, weights: Tensor) -> float:
-    """Share of the margin machine, of eleven, with the best leave-one-out Brier score.
+    """Share of the margin machine by the leave-one-out Brier score of the mixture.
+
+    Of eleven shares, the smallest within one standard error of the best (Breiman et al. 1984,
+    section 3.4.3).
 
     Parameters
     ----------
@@ -198,10 +201,10 @@ def stack(ridge: Tensor, margin: Tensor, Y: Tensor, weights: Tensor) -> float:
     float
         In [0, 1].
     """
-    shares = np.linspace(0.0, 1.0, 11)
-    mixtures = (torch.lerp(ridge, margin, float(s)).clamp(0, 1) for s in shares)
-    errors = [float((weights * (F - Y).square().sum(1)).sum()) for F in mixtures]
-    return float(shares[int(np.argmin(errors))])
+    shares = torch.linspace(0.0, 1.0, 11).tolist()
+    mixtures = [torch.lerp(ridge, margin, share).clamp(0, 1) for share in shares]
+    errors = torch.stack([(F - Y).square().sum(1) for F in mixtures])
+    return shares[int(near_best(errors, weights, within=1.0).nonzero()[0])]
 
 
 def temperature(scores: Tensor, labels: np.ndarray, weights: np.ndarray) -> float:

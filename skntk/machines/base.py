@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from skntk.core import available_bytes, format_bytes, resolve_dtype
 from skntk.core.errors import MemoryBudgetError
 from skntk.infinite import InfiniteKernel, infinite_width
+from skntk.machines.categories import Categories
 from skntk.machines.validation import Interval, StrOptions, check_sample_weight
 from skntk.nn import MLP
 
@@ -39,12 +40,12 @@ class KernelChoice:
         Of `skntk.nn.MLP`; unused with a module.
     kind : {"ntk", "nngp"}
         Which kernel.
-    embedding : {"none", "featurewise"}
+    embedding : {"none", "featurewise", "categorical"}
         What stands in front of the network.
     module : torch.nn.Module or None
         A network that replaces the default one.
     feature_scales : Tensor of shape (d,) or None
-        Factors of the input's features.
+        Factors of the input's features, encoded if the embedding is "categorical".
     """
 
     depth: int
@@ -57,11 +58,12 @@ class KernelChoice:
     feature_scales: Tensor | None = field(default=None, repr=False)
 
     def kernel(self, n_features: int) -> InfiniteKernel:
-        """Return the infinite-width kernel."""
+        """Return the infinite-width kernel, which reads rows that are encoded already."""
+        embedding = "featurewise" if self.embedding == "featurewise" else "none"
         if self.module is not None:
-            return infinite_width(self.module, embedding=self.embedding)
+            return infinite_width(self.module, embedding=embedding)
         scales = self.weight_std, self.bias_std
-        network = n_features, self.depth, self.activation, *scales, self.embedding
+        network = n_features, self.depth, self.activation, *scales, embedding
         if isinstance(self.activation, str):
             made = _shared_kernel(*network)
             if not made.program((n_features,)).series:  # these remember their error
@@ -110,20 +112,27 @@ class Evaluated:
     ----------
     choice : KernelChoice
         Which kernel.
-    n_features : int
-        Columns of X.
+    categories : Categories
+        Of the training rows.
     dtype : torch.dtype
         Of the kernel's computation; results are float64.
     n_jobs : int or None
         As of `InfiniteKernel.gram`.
     """
 
-    def __init__(self, choice: KernelChoice, n_features: int, dtype: Any, n_jobs: int | None):
-        self.choice, self.dtype, self.n_jobs = choice, dtype, n_jobs
-        self.infinite = choice.kernel(n_features)
+    def __init__(
+        self, choice: KernelChoice, categories: Categories, dtype: Any, n_jobs: int | None
+    ) -> None:
+        self.choice, self.categories, self.dtype, self.n_jobs = choice, categories, dtype, n_jobs
+        encoded = choice.embedding == "categorical"
+        self.infinite = choice.kernel(categories.width if encoded else categories.n_features)
+
+    def encoded(self, X: Tensor) -> Tensor:
+        """Rows as the network (or its feature-wise embedding) reads them, before scaling."""
+        return self.categories.encode(X) if self.choice.embedding == "categorical" else X
 
     def _scaled(self, X: Tensor) -> Tensor:
-        X = X.to(self.dtype)
+        X = self.encoded(X).to(self.dtype)
         scales = self.choice.feature_scales
         return X if scales is None else X * scales.to(X)
 
@@ -191,7 +200,7 @@ class NTKMachine(ModuleParams):
         "activation": [str, nn.Module],
         "weight_std": [Interval(Real, 0, None, closed="neither")],
         "bias_std": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "embedding": [StrOptions({"none", "featurewise", "auto"})],
+        "embedding": [StrOptions({"none", "featurewise", "categorical", "auto"})],
         "module": "no_validation",
         "kind": [StrOptions({"ntk", "nngp"})],
         "param_grid": [dict, None],
@@ -202,7 +211,12 @@ class NTKMachine(ModuleParams):
         "verbose": ["verbose"],
     }
 
-    _DEFAULTS: ClassVar[dict[str, Any]] = {"depth": 3, "bias_std": 0.1, "embedding": "none"}
+    _DEFAULTS: ClassVar[dict[str, Any]] = {
+        "depth": 3,
+        "activation": "relu",
+        "bias_std": 0.1,
+        "embedding": "none",
+    }
     _GRID: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
     # Candidates
@@ -217,6 +231,8 @@ class NTKMachine(ModuleParams):
                 values[name] = [value]
             elif tuned and module is None:
                 values[name] = list(self._GRID[name])
+                if name == "embedding" and not self._categories.values:
+                    values[name].remove("categorical")
             else:
                 values[name] = [self._DEFAULTS[name]]
         grid = dict(self.param_grid or {})
@@ -282,8 +298,8 @@ class NTKMachine(ModuleParams):
         # torch warns of memory that it may not write to.
         return torch.as_tensor(np.require(X, requirements=["C", "W"]), device=self.device)
 
-    def _bound(self, choice: KernelChoice, n_features: int) -> Evaluated:
-        return Evaluated(choice, n_features, resolve_dtype(self.dtype), self.n_jobs)
+    def _bound(self, choice: KernelChoice) -> Evaluated:
+        return Evaluated(choice, self._categories, resolve_dtype(self.dtype), self.n_jobs)
 
     def _require_square(self, n: int, matrices: float, what: str = "fitting") -> None:
         """Raise before allocation if `matrices` of n x n float64 do not fit."""

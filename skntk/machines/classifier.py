@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from skntk.core import require
 from skntk.machines.averaging import Average, margin_average, ridge_average, stack, temperature
 from skntk.machines.base import Evaluated, KernelChoice, NTKMachine
+from skntk.machines.categories import Categories
 from skntk.machines.tuning import mean_diagonal, tune_evidence
 from skntk.machines.validation import Interval, StrOptions, fit_context
 from skntk.solvers import Spectral, cholesky, squared_hinge
@@ -124,7 +125,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
     _GRID: ClassVar[dict[str, tuple[Any, ...]]] = {
         "depth": (1, 3),
         "bias_std": (0.1, 1.0),
-        "embedding": ("none", "featurewise"),
+        "embedding": ("none", "featurewise", "categorical"),
     }
     _ALPHAS = np.logspace(-4, 0.5, 10)
 
@@ -206,7 +207,8 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         self.temperature_ = 1.0
         if self.ard and self.tuning != "marginal_likelihood":
             raise ValueError("ard=True needs tuning='marginal_likelihood'.")
-        kernels = [self._bound(c, X.shape[1]) for c in self._candidates(self.tuning is not None)]
+        self._categories = Categories.of(self._tensor(X), self._tensor(w))
+        kernels = [self._bound(c) for c in self._candidates(self.tuning is not None)]
         if len(self.classes_) > 1:
             self._require_square(min(n, ROWS), 2 * len(kernels) + 3.2)
             self._require_square(n, 4)
@@ -277,7 +279,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
             centred / centred.square().mean(0).sqrt(),
             w,
             free=self._free(),
-            rebind=lambda choice: self._bound(choice, X.shape[1]),
+            rebind=self._bound,
         )
         return tuned.kernel
 

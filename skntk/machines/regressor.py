@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from skntk.core import resolve_dtype
 from skntk.machines.base import EVIDENCE_ROWS, TUNING_ROWS, Evaluated, NTKMachine
+from skntk.machines.categories import Categories
 from skntk.machines.targets import Targets
 from skntk.machines.tuning import Tuned, mean_diagonal, tune_evidence, tune_loo
 from skntk.machines.validation import Interval, StrOptions, fit_context
@@ -43,9 +44,10 @@ class NTKRegressor(RegressorMixin, NTKMachine):
     Parameters
     ----------
     depth : int or "auto", default="auto"
-        Hidden layers of the default network. "auto" is tuned over 1, 2, 3 and 5; 1 without tuning.
-    activation : str or torch.nn.Module, default="relu"
-        A name of `skntk.nn.activation_names` or an elementwise module.
+        Hidden layers of the default network. "auto" is tuned over 1 and 3; 1 without tuning.
+    activation : str or torch.nn.Module, default="auto"
+        A name of `skntk.nn.activation_names` or an elementwise module. "auto" is tuned over "relu"
+        and the smoother "gelu"; "relu" without tuning.
     weight_std : float, default=sqrt(2)
         Standard deviation of the weights, per fan-in.
     bias_std : float or "auto", default="auto"
@@ -139,16 +141,17 @@ class NTKRegressor(RegressorMixin, NTKMachine):
     }
     _DEFAULTS: ClassVar[dict[str, Any]] = {**NTKMachine._DEFAULTS, "depth": 1}
     _GRID: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "depth": (1, 2, 3, 5),
+        "depth": (1, 3),
+        "activation": ("relu", "gelu"),
         "bias_std": (0.1, 1.0),
-        "embedding": ("none", "featurewise"),
+        "embedding": ("none", "featurewise", "categorical"),
     }
     _ALPHAS = np.logspace(-6, 1, 22)
 
     def __init__(
         self,
         depth: int | str = "auto",
-        activation: str | nn.Module = "relu",
+        activation: str | nn.Module = "auto",
         weight_std: float = math.sqrt(2),
         bias_std: float | str = "auto",
         *,
@@ -230,6 +233,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         w = torch.as_tensor(weights, device=self.device)
         self._targets = Targets.of(y.astype(np.float64), w)
         self._weights_fit = w
+        self._categories = Categories.of(self._tensor(X), w)
         self._solve(self._tune(self._tensor(X), self._targets.Z, w))
         return self
 
@@ -246,7 +250,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         if self.ard and self.tuning != "marginal_likelihood":
             raise ValueError("ard=True needs tuning='marginal_likelihood'.")
         alpha = 1e-3 if isinstance(self.alpha, str) else self._fixed_alpha(k)
-        kernels = [self._bound(c, X.shape[1]) for c in self._candidates(tuned)]
+        kernels = [self._bound(c) for c in self._candidates(tuned)]
         alphas = self._alphas(self._ALPHAS)
         if not tuned:
             one = torch.ones(k, dtype=torch.float64, device=Z.device)
@@ -266,7 +270,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
                 Z,
                 w,
                 free=self._free(),
-                rebind=lambda choice: self._bound(choice, X.shape[1]),
+                rebind=self._bound,
             )
         self.tuning_results_ = result.results
         return result

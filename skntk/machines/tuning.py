@@ -61,35 +61,77 @@ def mean_diagonal(diagonal: Tensor, weights: Tensor) -> float:
     return mean if mean > 0 else 1.0
 
 
-def loo_log_density(residual: Tensor, variance: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def coincident(X: Tensor) -> list[Tensor]:
+    """Rows that stand in X more than once: indices (G, m) of the G rows with m copies, for each m.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skntk.machines.tuning import coincident
+    >>> coincident(torch.tensor([[1.0], [2.0], [1.0]]))
+    [tensor([[0, 2]])]
+    """
+    _, which, counts = torch.unique(X, dim=0, return_inverse=True, return_counts=True)
+    order = which.argsort(stable=True)
+    starts = counts.cumsum(0) - counts
+    return [
+        order[starts[counts == m, None] + torch.arange(m, device=X.device)]
+        for m in counts[counts > 1].unique().tolist()
+    ]
+
+
+def loo_log_density(
+    spectral: Spectral, Z: Tensor, ridges: Tensor, weights: Tensor, copies: list[Tensor]
+) -> tuple[Tensor, Tensor]:
     r"""Leave-one-out log predictive density at the best signal scale (Sundararajan & Keerthi 2001).
 
     With residuals :math:`r_i` and variances :math:`v_i` per unit of signal scale, the density is
     largest at :math:`s^2 = \overline{r_i^2 / v_i}`, where it is
     :math:`-\tfrac12 [\log 2\pi + 1 + \log s^2 + \overline{\log v_i}]`.
 
+    All copies of a row of X are left out together, since one that stays would give the others away,
+    and are predicted jointly. Copies with the same target as well are one observation that was
+    entered twice: taken for evidence of little noise, they would make the ridge vanish.
+
     Parameters
     ----------
-    residual : Tensor of shape (A, n, k)
-        Leave-one-out residuals at each ridge.
-    variance : Tensor of shape (A, n)
-        Their predictive variances.
+    spectral : Spectral
+        Decomposition of the kernel.
+    Z : Tensor of shape (n, k)
+        Standardized targets.
+    ridges : Tensor of shape (A,)
+        Absolute ridges.
     weights : Tensor of shape (n,)
-        Weights with mean 1, of the rows in both means.
+        Weights of the rows in both means.
+    copies : list of Tensor
+        Groups of coincident rows, as `coincident` gives them.
 
     Returns
     -------
     density, scale : Tensor of shape (A, k)
         Mean log density and :math:`s^2`.
     """
-    share = (weights / weights.sum())[:, None]
-    scale = (share * residual.square() / variance[..., None]).sum(1)
-    floor = torch.finfo(scale.dtype).tiny
-    log_variance = (share[:, 0] * variance.clamp_min(floor).log()).sum(1)
-    density = -0.5 * (
-        math.log(2 * math.pi) + 1 + scale.clamp_min(floor).log() + log_variance[:, None]
-    )
-    return density, scale
+    share = weights / weights.sum()
+    floor = torch.finfo(Z.dtype).tiny
+    residual, variance = spectral.leave_one_out(Z, ridges)
+    squares = residual.square() / variance[..., None] * share[:, None]
+    logs = variance.clamp_min(floor).log() * share
+    for rows in copies:
+        residual, covariance = spectral.leave_group_out(Z, ridges, rows)
+        # A row that repeats an earlier one in X and Z alike says nothing more: it is taken out.
+        same = (Z[rows][:, :, None] == Z[rows][:, None]).all(-1)
+        new = ~same.tril(-1).any(-1)
+        apart = new[:, :, None] & new[:, None]
+        one = torch.eye(rows.shape[1], dtype=Z.dtype, device=Z.device)
+        L = torch.linalg.cholesky(torch.where(apart, covariance, one))
+        half = torch.linalg.solve_triangular(L, residual * new[..., None], upper=False)
+        part = (share[rows].sum(1) / new.sum(1))[:, None]
+        squares[:, rows.flatten()], logs[:, rows.flatten()] = 0.0, 0.0
+        squares[:, rows[:, 0]] = half.square().sum(-2) * part
+        logs[:, rows[:, 0]] = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1) * part[:, 0]
+    scale = squares.sum(1)
+    density = math.log(2 * math.pi) + 1 + scale.clamp_min(floor).log() + logs.sum(1)[:, None]
+    return -0.5 * density, scale
 
 
 def tune_loo(
@@ -116,12 +158,12 @@ def tune_loo(
     best_score = -math.inf
     results: dict[str, list[Any]] = {"choice": [], "alpha": [], "score": []}
     relative = torch.as_tensor(alphas, dtype=torch.float64, device=Z.device)
+    copies = coincident(X)
     for kernel in kernels:
         K = kernel.gram(X)
         unit = mean_diagonal(K.diagonal(), weights)
         spectral = Spectral.from_gram(K, weights, overwrite=True)
-        residual, variance = spectral.leave_one_out(Z, relative * unit)
-        density, scale = loo_log_density(residual, variance, weights)
+        density, scale = loo_log_density(spectral, Z, relative * unit, weights, copies)
         score, i = density.mean(1).max(0)
         results["choice"].append(kernel.choice)
         results["alpha"].append(float(relative[i]))
@@ -187,7 +229,7 @@ def _ascend(
     kernel: Evaluated, alpha: float, X: Tensor, Z: Tensor, weights: Tensor, free: tuple[str, ...]
 ) -> tuple[KernelChoice, float, float, Tensor]:
     """Maximize the evidence from one candidate; return choice, ridge, evidence and scale."""
-    choice, n = kernel.choice, len(X)
+    choice, n, X = kernel.choice, len(X), kernel.encoded(X)
     low, high = (math.log(r) for r in RIDGES)
     if "alpha" in free:
         log_alpha = min(max(math.log(alpha), low), high)
