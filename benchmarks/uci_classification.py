@@ -37,7 +37,7 @@ LOG_CLIP = 1e-3
 
 def main() -> None:
     args = _arguments()
-    every = [name for name in names("classification", args.data) if name.startswith(GROUP)]
+    every = sorted(n for n in names("classification", args.data) if n.startswith(GROUP))
     half = {name: "dev" if i % 2 == 0 else "other" for i, name in enumerate(every)}
     wanted = [name for name in every if args.half in ("all", half[name])]
     if args.sets:
@@ -54,6 +54,8 @@ def main() -> None:
     records = {}
     sets = sorted((load(name, args.data) for name in wanted), key=lambda data: len(data.y))
     with threadpool_limits(args.threads):
+        for model in models:  # nobody's first set pays for imports
+            MODELS[model](sets[0])
         for data in sets:
             short = data.name.removeprefix(GROUP)
             for model in models:

@@ -12,7 +12,6 @@ depends on changes.
 
 import argparse
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +54,11 @@ def fit_gp(X: np.ndarray, y: np.ndarray):
     return lambda Z: model.predict(scaler.transform(Z), return_std=True)
 
 
-def fit_skntk(X: np.ndarray, y: np.ndarray, **params):
-    """Return ``predict(X) -> mean, std`` of ``NTKRegressor()``, by default with its defaults."""
+def fit_skntk(X: np.ndarray, y: np.ndarray):
+    """Return ``predict(X) -> mean, std`` of ``NTKRegressor()``."""
     from skntk import NTKRegressor
 
-    model = make_pipeline(StandardScaler(), NTKRegressor(random_state=0, **params)).fit(X, y)
+    model = make_pipeline(StandardScaler(), NTKRegressor(random_state=0)).fit(X, y)
 
     def predict(Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean, latent_std = model.predict(Z, return_std=True)
@@ -70,7 +69,6 @@ def fit_skntk(X: np.ndarray, y: np.ndarray, **params):
 
 MODELS = {
     "skntk": fit_skntk,
-    "skntk plain": partial(fit_skntk, embedding="none"),
     "GP-RBF": fit_gp,
 }
 
@@ -120,7 +118,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _model_version(model: str) -> str:
-    if model.startswith("skntk"):
+    if model == "skntk":
         return f"{code_version([HERE / 'uci_regression.py'])}-{skntk_version()}"
     return code_version([HERE / "uci_regression.py", HERE / "_tuned_gp.py"])
 

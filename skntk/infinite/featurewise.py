@@ -34,9 +34,9 @@ class FeaturewiseInputs:
 
     Attributes
     ----------
-    first : Tensor of shape (n, d)
-        :math:`\sqrt2 x`.
-    angle : Tensor of shape (n, d)
+    first : Tensor of shape (d, n)
+        :math:`\sqrt2 x`, a feature after the other.
+    angle : Tensor of shape (d, n)
         Angle of :math:`a_j` from its second axis.
     square : Tensor of shape (n,)
         The covariance of each row with itself, 1 where all features are 1 or -1.
@@ -49,15 +49,15 @@ class FeaturewiseInputs:
     @classmethod
     def of(cls, X: Tensor) -> FeaturewiseInputs:
         """Prepare rows (n, d)."""
-        first = math.sqrt(2) * X
-        square = (3 + 2 * first.square()).mean(-1) / _UNIT
+        first = (math.sqrt(2) * X).T.contiguous()
+        square = (3 + 2 * first.square()).mean(0) / _UNIT
         return cls(first, torch.atan(first), square)
 
     def __len__(self) -> int:
         return int(self.square.shape[-1])
 
     def __getitem__(self, rows: slice) -> FeaturewiseInputs:
-        return FeaturewiseInputs(self.first[rows], self.angle[rows], self.square[rows])
+        return FeaturewiseInputs(self.first[:, rows], self.angle[:, rows], self.square[rows])
 
     def own(self) -> State:
         """State of each row with itself: tensors of shape (n,)."""
@@ -65,16 +65,15 @@ class FeaturewiseInputs:
 
     def pairs(self, other: FeaturewiseInputs) -> State:
         """State of all pairs of rows: (n1, n2)."""
-        d = self.first.shape[1]
         # By how much the covariance falls short of the mean of both variances: with a = sqrt(2) x
         # a sum of |a - a'| (|a - a'| - 1/pi) + 2 theta (a a' + 1) / pi, exactly 0 for equal rows.
-        short = torch.zeros(len(self), len(other), dtype=self.first.dtype, device=self.first.device)
-        for j in range(d):
-            x, y = self.first[:, j, None], other.first[None, :, j]
-            apart = (x - y).abs()
-            theta = (self.angle[:, j, None] - other.angle[None, :, j]).abs()
+        short = self.square.new_zeros(len(self), len(other))
+        for x, angle, y, other_angle in zip(
+            self.first[:, :, None], self.angle[:, :, None], other.first, other.angle, strict=True
+        ):
+            apart, theta = (x - y).abs(), (angle - other_angle).abs()
             short = short.addcmul_(apart, apart - 1 / math.pi)
             short = short.addcmul_(theta, x * y + 1, value=2 / math.pi)
         k1, k2 = self.square[:, None], other.square[None, :]
-        short = short / (d * _UNIT) - 0.5 * (k1.sqrt() - k2.sqrt()).square()
+        short = short / (len(self.first) * _UNIT) - 0.5 * (k1.sqrt() - k2.sqrt()).square()
         return State(k1, k2, (short * (k1.rsqrt() * k2.rsqrt())).clamp(0, 2))

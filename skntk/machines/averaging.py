@@ -48,12 +48,12 @@ def near_best(errors: Tensor, weights: Tensor, within: float = WITHIN) -> Tensor
 
     The standard error is that of the difference from the best, over rows.
     """
-    n = errors.shape[-1]
-    share = weights / weights.sum()
+    total = weights.sum()
+    share = weights / total
     mean = (errors * share).sum(-1)
-    difference = errors - errors.reshape(-1, n)[mean.argmin()]
+    difference = errors - errors.reshape(-1, len(weights))[mean.argmin()]
     spread = ((difference - (difference * share).sum(-1, keepdim=True)).square() * share).sum(-1)
-    keep = (difference * share).sum(-1) <= within * (spread / n).sqrt() + 1e-12
+    keep = (difference * share).sum(-1) <= within * (spread / total).sqrt() + 1e-12
     return keep.to(errors.dtype) / keep.sum()
 
 

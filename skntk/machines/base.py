@@ -59,7 +59,7 @@ class KernelChoice:
 
     def kernel(self, n_features: int) -> InfiniteKernel:
         """Return the infinite-width kernel, which reads rows that are encoded already."""
-        embedding = "featurewise" if self.embedding == "featurewise" else "none"
+        embedding = "none" if self.embedding == "categorical" else self.embedding
         if self.module is not None:
             return infinite_width(self.module, embedding=embedding)
         scales = self.weight_std, self.bias_std

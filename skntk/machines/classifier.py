@@ -48,9 +48,11 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         Standard deviation of the weights, per fan-in.
     bias_std : float or "auto", default="auto"
         Standard deviation of the biases. "auto" averages over 0.1 and 1; 0.1 without tuning.
-    embedding : {"none", "featurewise", "auto"}, default="auto"
-        "featurewise" puts an infinitely wide network of one hidden layer in front of each feature
-        (see `skntk.infinite_width`), which suits tables. "auto" tries both; "none" without tuning.
+    embedding : {"none", "featurewise", "categorical", "auto"}, default="auto"
+        What suits tables: "featurewise" puts an infinitely wide network of one hidden layer in
+        front of each feature (see `skntk.infinite_width`); "categorical" makes an indicator of each
+        value of the columns that have 3 to 16 distinct values, each 4 times on average. "auto"
+        tries all of them; "none" without tuning.
     module : torch.nn.Module class or instance, optional
         A network that replaces the default one; parameters ``module__*`` go to a class.
     kind : {"ntk", "nngp"}, default="ntk"
@@ -86,7 +88,8 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
     class_prior_ : ndarray of shape (n_classes,)
         Weighted frequencies of the classes.
     X_fit_ : ndarray of shape (n, d)
-        Training rows, without those of weight 0.
+        Training rows, without those of weight 0; copies of a row that agree in
+        their class are merged, unless other copies disagree.
     choices_ : list of KernelChoice
         The kernels in use.
     temperature_ : float
@@ -198,8 +201,12 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         check_classification_targets(y)
         self.__dict__.pop("tuning_results_", None)  # of an earlier fit
         self.X_fit_, y, w = self._weighted(X, y, sample_weight)
-        X, n = self.X_fit_, len(self.X_fit_)
         self.classes_, labels = np.unique(y, return_inverse=True)
+        rows, w, whole = _merged(self.X_fit_, labels, w)
+        self.X_fit_, labels = self.X_fit_[rows], labels[rows]
+        if self.tuning is not None:
+            w = w / w.mean()
+        X, n = self.X_fit_, len(self.X_fit_)
         self._total = w.sum()
         self.class_prior_ = np.bincount(labels, weights=w) / self._total
         self.choices_: list[KernelChoice] = []
@@ -212,10 +219,13 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         if len(self.classes_) > 1:
             self._require_square(min(n, ROWS), 2 * len(kernels) + 3.2)
             self._require_square(n, 4)
-            self._train(kernels, self._tensor(X), labels, torch.as_tensor(w, device=self.device))
+            left = w if self.tuning else np.where(whole, w, np.minimum(w, 1.0))
+            self._train(kernels, self._tensor(X), labels, self._tensor(w), self._tensor(left))
         return self
 
-    def _train(self, kernels: list[Evaluated], X: Tensor, labels: np.ndarray, w: Tensor) -> None:
+    def _train(
+        self, kernels: list[Evaluated], X: Tensor, labels: np.ndarray, w: Tensor, left: Tensor
+    ) -> None:
         """Tune on all rows or a subset; keep coefficients (n, C) of each kernel, and a constant."""
         n, C = len(labels), len(self.classes_)
         Y = torch.zeros(n, C, dtype=torch.float64, device=X.device)
@@ -223,7 +233,6 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         rows = self._subset(labels) if n > ROWS else np.arange(n)
         at = torch.as_tensor(rows, device=X.device)
         X_at, Y_at, w_at = X[at], Y[at], w[at]
-        left = w_at if self.tuning else w_at.clamp(max=1.0)
         alphas = self._alphas(self._ALPHAS if self.tuning else np.array([1e-2]))
         numbers = 6 * len(kernels) * len(alphas) * len(rows) * C
         require(
@@ -242,9 +251,9 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
             spectra.append(Spectral.from_gram(K, w_at))
             grams.append(K)
         ridges = torch.as_tensor(np.outer(units, alphas), device=X.device)
-        ridge = ridge_average(spectra, ridges, Y_at, w_at, left)
+        ridge = ridge_average(spectra, ridges, Y_at, w_at, left[at])
         del spectra
-        margin = margin_average(grams, ridges, Y_at, w_at, left, ridge)
+        margin = margin_average(grams, ridges, Y_at, w_at, left[at], ridge)
         self.tuning_results_ = {
             "choice": [kernel.choice for kernel in kernels],
             "score": ridge.errors.amin(1).tolist(),
@@ -358,3 +367,29 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         """
         check_is_fitted(self)
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+
+def _merged(
+    X: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Merge the copies of a row that agree in their class, for these are left out together.
+
+    Returns
+    -------
+    rows : ndarray of shape (m,)
+        Indices of the rows that remain, in order.
+    weights : ndarray of shape (m,)
+        Their weights, those of their copies added.
+    whole : ndarray of bool of shape (m,)
+        Whether there is no other row with the same features.
+    """
+    _, which = np.unique(X, axis=0, return_inverse=True)
+    which = which.ravel()
+    low, high = (np.full(len(X), fill) for fill in (len(X), -1))
+    np.minimum.at(low, which, labels)
+    np.maximum.at(high, which, labels)
+    agree = (low == high)[which]
+    key = np.where(agree, which, len(X) + np.arange(len(X)))
+    _, rows, at = np.unique(key, return_index=True, return_inverse=True)
+    order = rows.argsort()
+    return rows[order], np.bincount(at, weights)[order], agree[rows[order]]

@@ -52,9 +52,11 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         Standard deviation of the weights, per fan-in.
     bias_std : float or "auto", default="auto"
         Standard deviation of the biases. "auto" is tuned over 0.1 and 1; 0.1 without tuning.
-    embedding : {"none", "featurewise", "auto"}, default="auto"
-        "featurewise" puts an infinitely wide network of one hidden layer in front of each feature
-        (see `skntk.infinite_width`), which suits tables. "auto" tries both; "none" without tuning.
+    embedding : {"none", "featurewise", "categorical", "auto"}, default="auto"
+        What suits tables: "featurewise" puts an infinitely wide network of one hidden layer in
+        front of each feature (see `skntk.infinite_width`); "categorical" makes an indicator of each
+        value of the columns that have 3 to 16 distinct values, each 4 times on average. "auto"
+        tries all of them; "none" without tuning.
     module : torch.nn.Module class or instance, optional
         A network that replaces the default one; parameters ``module__*`` go to a class. `depth`,
         `activation`, `weight_std` and `bias_std` are then unused.

@@ -188,3 +188,26 @@ def test_regressor_on_labels_agrees_on_easy_data(seed):
     X += 10 * y[:, None]
     labels = NTKRegressor(tuning=None).fit(X, 2.0 * y - 1).predict(X) > 0
     np.testing.assert_array_equal(NTKClassifier(tuning=None).fit(X, y).predict(X), labels)
+
+
+@pytest.mark.parametrize("tuning", ["loo", "marginal_likelihood"])
+def test_rows_entered_twice_change_nothing(tuning, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((40, 2))
+    y = (X[:, 0] + rng.standard_normal(40) > 0).astype(int)
+    T = rng.standard_normal((20, 2))
+    model = NTKClassifier(depth=1, bias_std=0.1, embedding="none", tuning=tuning)
+    once = model.fit(X, y).predict_proba(T)
+    twice = model.fit(X.repeat(2, 0), y.repeat(2)).predict_proba(T)
+    assert len(model.X_fit_) == 40
+    np.testing.assert_allclose(twice, once, rtol=1e-7)
+
+
+def test_copies_that_disagree_are_kept(seed):
+    """A row seen with both labels is evidence of how sure predictions can be."""
+    others = np.random.default_rng(seed).uniform(3, 5, 40)
+    X = np.r_[np.zeros(40), others, others][:, None]
+    y = np.r_[np.arange(40) % 4 == 0, np.zeros(80)].astype(int)
+    model = NTKClassifier().fit(X, y)
+    assert len(model.X_fit_) == 80
+    assert 0.1 < model.predict_proba([[0.0]])[0, 1] < 0.4

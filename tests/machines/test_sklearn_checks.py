@@ -6,7 +6,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from skntk import NTKClassifier, NTKRegressor
 
 WEIGHTS = "check_sample_weight_equivalence_on_dense_data"
-COPIES_STAY = "a left-out row's copies stay among the others, so repeated rows are tuned otherwise"
+COPIES = "tuning takes copies that agree for one observation, and a weight for a share of the noise"
 EVIDENCE = "the evidence of a row with half of the noise is not that of the row twice"
 FLOAT32 = "rounding in float32 depends on the shape of a matrix product; the check wants 1e-7"
 
@@ -14,7 +14,7 @@ FLOAT32 = "rounding in float32 depends on the shape of a matrix product; the che
 def expected_failures(estimator):
     failures = {}
     if estimator.tuning is not None:
-        failures[WEIGHTS] = COPIES_STAY if estimator.tuning == "loo" else EVIDENCE
+        failures[WEIGHTS] = COPIES if estimator.tuning == "loo" else EVIDENCE
     if estimator.dtype == "float32":
         failures |= {WEIGHTS: FLOAT32, "check_methods_subset_invariance": FLOAT32}
     return failures
