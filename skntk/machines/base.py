@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import inspect
 import math
 from collections.abc import Iterator
@@ -19,9 +18,9 @@ from torch import Tensor, nn
 from skntk.core import available_bytes, format_bytes, resolve_dtype
 from skntk.core.errors import MemoryBudgetError
 from skntk.infinite import InfiniteKernel, infinite_width
+from skntk.infinite.network import network_kernel
 from skntk.machines.categories import Categories
 from skntk.machines.validation import Interval, StrOptions, check_sample_weight
-from skntk.nn import MLP
 
 #: Rows above which a random subset of that many is tuned on, by leave-one-out and by evidence.
 TUNING_ROWS, EVIDENCE_ROWS = 2000, 1000
@@ -62,47 +61,17 @@ class KernelChoice:
         embedding = "none" if self.embedding == "categorical" else self.embedding
         if self.module is not None:
             return infinite_width(self.module, embedding=embedding)
-        scales = self.weight_std, self.bias_std
-        network = n_features, self.depth, self.activation, *scales, embedding
-        if isinstance(self.activation, str):
-            made = _shared_kernel(*network)
-            if not made.program((n_features,)).series:  # these remember their error
-                return made
-        return _default_kernel(*network)
+        stds = self.weight_std, self.bias_std
+        return network_kernel(n_features, self.depth, self.activation, *stds, embedding=embedding)
 
     def __str__(self) -> str:
         front = "" if self.embedding == "none" else f"{self.embedding} "
         if self.module is not None:
             return f"{front}{self.kind} of the module"
         return (
-            f"{front}{self.kind}, depth {self.depth}, weight_std {self.weight_std:.4g}, "
-            f"bias_std {self.bias_std:.4g}"
+            f"{front}{self.kind}, {self.activation}, depth {self.depth}, "
+            f"weight_std {self.weight_std:.4g}, bias_std {self.bias_std:.4g}"
         )
-
-
-def _default_kernel(
-    n_features: int,
-    depth: int,
-    activation: str | nn.Module,
-    weight_std: float,
-    bias_std: float,
-    embedding: str,
-) -> InfiniteKernel:
-    """Kernel of the default network; its weights are never drawn."""
-    with torch.device("meta"):
-        net = MLP(
-            n_features,
-            depth=depth,
-            width=1,
-            activation=activation,
-            weight_std=weight_std,
-            bias_std=bias_std,
-        )
-    return infinite_width(net, embedding=embedding)
-
-
-#: Networks named by their hyperparameters are traced once, which is most of the time of small fits.
-_shared_kernel = functools.lru_cache(maxsize=128)(_default_kernel)
 
 
 class Evaluated:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -15,21 +15,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from skntk.core import resolve_dtype
-from skntk.machines.base import EVIDENCE_ROWS, TUNING_ROWS, Evaluated, NTKMachine
+from skntk.machines.base import EVIDENCE_ROWS, TUNING_ROWS, NTKMachine
 from skntk.machines.categories import Categories
+from skntk.machines.solution import Solution
 from skntk.machines.targets import Targets
 from skntk.machines.tuning import Tuned, mean_diagonal, tune_evidence, tune_loo
 from skntk.machines.validation import Interval, StrOptions, fit_context
-from skntk.solvers import (
-    Factor,
-    Spectral,
-    cholesky,
-    ensemble_covariance,
-    readout_ensemble_covariance,
-)
-
-#: Added to a singular kernel without a ridge, relative to its largest eigenvalue.
-JITTER = 1e-12
 
 
 class NTKRegressor(RegressorMixin, NTKMachine):
@@ -226,8 +217,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         X, y = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=[np.float64, np.float32]
         )
-        for name in ("_spectral", "tuning_results_"):  # of an earlier fit
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("tuning_results_", None)  # of an earlier fit
         self.X_fit_, y, weights = self._weighted(X, y, sample_weight)
         X, n = self.X_fit_, len(self.X_fit_)
         narrow = 0.5 if resolve_dtype(self.dtype) == torch.float32 else 0.0
@@ -293,51 +283,27 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         """Solve for all rows with the tuned hyperparameters."""
         X, Z, w = self._tensor(self.X_fit_), self._targets.Z, self._weights_fit
         n, k = Z.shape
-        self._kernel: Evaluated = tuned.kernel
         self.choice_ = tuned.kernel.choice
-        spectral = tuned.spectral if tuned.spectral and tuned.spectral.n_samples == n else None
-        self.alpha_ = tuned.alpha * mean_diagonal(self._kernel.diag(X), w)
+        self.alpha_ = tuned.alpha * mean_diagonal(tuned.kernel.diag(X), w)
         ridges = torch.as_tensor(np.broadcast_to(self.alpha_, k).copy(), device=Z.device)
-        self.jitter_ = 0.0
-        self._factors: list[Factor]
-        if spectral is None and self._by_cholesky(n):
-            factor = cholesky(self._kernel.gram(X), float(ridges[0]) / w, overwrite=True)
-            self._factors, self._factor_at = [factor], [0] * k
-            self.jitter_ = factor.jitter
-            self._ridges = ridges + self.jitter_
-            self._dual = factor.solve(Z)
-        else:
-            self._spectral = spectral or self._decompose()
-            lowest, highest = self._spectral.eigenvalues[[0, -1]].tolist()
-            if lowest + float(ridges.min()) <= torch.finfo(Z.dtype).eps * highest:
-                self.jitter_ = JITTER * highest
-            distinct, at = torch.unique(ridges, return_inverse=True)
-            self._factors = [self._spectral.at(float(r) + self.jitter_) for r in distinct]
-            self._factor_at = at.tolist()
-            self._ridges = ridges + self.jitter_
-            self._dual = self._flow([self.training_time])[0]
-        self.log_marginal_likelihood_value_ = self._evidence(tuned.scale)
+        self._solution = Solution(
+            tuned.kernel,
+            X,
+            Z,
+            w,
+            ridges,
+            time=self._pace(self.training_time),
+            by_cholesky=self._by_cholesky(n),
+            spectral=tuned.spectral if tuned.spectral and tuned.spectral.n_samples == n else None,
+        )
+        self.jitter_ = self._solution.jitter
+        self.log_marginal_likelihood_value_ = self._solution.log_marginal_likelihood(tuned.scale)
         self.scale_ = tuned.scale.cpu().numpy()
         noise = self.scale_ * self.alpha_ * self._targets.scale.cpu().numpy() ** 2
         noise = noise * self._weight_unit
         self.noise_variance_ = float(noise[0]) if self._targets.flat else noise
         if k == 1:
             self.alpha_ = float(ridges[0])
-
-    def _evidence(self, scale: Tensor) -> float:
-        """Log marginal likelihood of the standardized targets at the given signal scales."""
-        Z, n = self._targets.Z, len(self._targets.Z)
-        total = 0.0
-        for j, s in enumerate(scale.clamp_min(torch.finfo(scale.dtype).tiny)):
-            factor = self._factors[self._factor_at[j]]
-            unit = factor.log_marginal_likelihood(Z[:, j : j + 1] / s.sqrt())
-            total += float(unit) - 0.5 * n * float(s.log())
-        return total
-
-    def _flow(self, times: Iterable[float]) -> Tensor:
-        """Coefficients (T, n, k) of the targets under gradient flow."""
-        times = [self._pace(t) for t in times]
-        return self._decomposition().time_coefficients(self._targets.Z, times, self._ridges)
 
     def _pace(self, time: float) -> float:
         """Training time for n rows as the solvers count them; a row of weight w is w rows."""
@@ -376,75 +342,33 @@ class NTKRegressor(RegressorMixin, NTKMachine):
             raise ValueError("return_std and return_cov cannot both be True; ask for one of them.")
         check_is_fitted(self)
         X = self._tensor(validate_data(self, X, reset=False, dtype=[np.float64, np.float32]))
-        train = self._tensor(self.X_fit_)
+        solution = self._solution
         if return_cov:
             outputs = len(self.scale_)
-            self._require_square(len(X), 2 + len(self._factors) + 2 * outputs, "the covariance of")
-            cross = self._kernel.gram(X, train)
-            return self._targets.back(cross @ self._dual), self._targets.back_variance(
-                self._posterior(X, train, cross, full=True)
+            matrices = 2 + len(solution.factors) + 2 * outputs
+            self._require_square(len(X), matrices, "the covariance of")
+            cross = solution.kernel.gram(X, solution.X)
+            return self._targets.back(cross @ solution.dual), self._targets.back_variance(
+                self._uncertainty(X, cross, full=True)
             )
         means, variances = [], []
-        for rows in self._blocks(len(X), len(train)):
-            cross = self._kernel.gram(X[rows], train)
-            means.append(cross @ self._dual)
+        for rows in self._blocks(len(X), len(solution.X)):
+            cross = solution.kernel.gram(X[rows], solution.X)
+            means.append(cross @ solution.dual)
             if return_std:
-                variances.append(self._posterior(X[rows], train, cross, full=False))
+                variances.append(self._uncertainty(X[rows], cross, full=False))
             del cross
         mean = self._targets.back(torch.cat(means))
         if not return_std:
             return mean
         return mean, np.sqrt(self._targets.back_variance(torch.cat(variances)))
 
-    def _posterior(self, X: Tensor, train: Tensor, cross: Tensor, full: bool) -> Tensor:
+    def _uncertainty(self, X: Tensor, cross: Tensor, full: bool) -> Tensor:
         """Variances (m, k), or covariances (m, m, k), of standardized outputs; consumes `cross`."""
         if self.uncertainty == "ensemble":
-            return self._ensemble(X, train, cross, full)
-        prior = self._kernel.gram(X) if full else self._kernel.diag(X)
-        made = []
-        for factor in self._factors:
-            half = factor.half_solve(cross.T, overwrite=len(self._factors) == 1)
-            if full:
-                posterior = prior - half.T @ half
-                posterior = 0.5 * (posterior + posterior.T)
-                posterior.diagonal().clamp_(min=0.0)
-            else:
-                posterior = (prior - half.square_().sum(0)).clamp_min(0.0)
-            made.append(posterior)
+            return self._solution.ensemble(X, cross, full=full)
         scale = torch.as_tensor(self.scale_, device=cross.device)
-        return torch.stack([s * made[i] for s, i in zip(scale, self._factor_at, strict=True)], -1)
-
-    def _ensemble(self, X: Tensor, train: Tensor, cross: Tensor, full: bool) -> Tensor:
-        """Spread of trained networks over initializations (Lee et al. 2019, equations 15, 16)."""
-        if np.ndim(self.alpha_):
-            raise ValueError("uncertainty='ensemble' needs one alpha for all targets.")
-        k = self._targets.Z.shape[1]
-        spectral = self._decomposition()
-        kernel, time = self._kernel, self._pace(self.training_time)
-        alpha = float(self._ridges[0])
-        own = kernel.gram(X, kind="nngp") if full else kernel.diag(X, kind="nngp")
-        if self.choice_.kind == "nngp":
-            spread = readout_ensemble_covariance(
-                spectral, cross, own, time=time, alpha=alpha, n_outputs=k
-            )
-        else:
-            among = kernel.gram(train, kind="nngp")
-            between = kernel.gram(X, train, kind="nngp")
-            spread = ensemble_covariance(
-                spectral, cross, among, between, own, time=time, alpha=alpha, n_outputs=k
-            )
-        return spread[..., None].expand(*spread.shape, k)
-
-    def _decomposition(self) -> Spectral:
-        """Eigendecomposition of the training kernel, made when it is first needed."""
-        if not hasattr(self, "_spectral"):
-            self._require_square(len(self.X_fit_), 3.2)
-            self._spectral = self._decompose()
-        return self._spectral
-
-    def _decompose(self) -> Spectral:
-        K = self._kernel.gram(self._tensor(self.X_fit_))
-        return Spectral.from_gram(K, self._weights_fit, overwrite=True)
+        return scale * self._solution.posterior(X, cross, full=full)
 
     def staged_predict(self, X: Any, times: Any) -> Iterator[np.ndarray]:
         """Predict after each of several training times, from one eigendecomposition.
@@ -463,10 +387,11 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         """
         check_is_fitted(self)
         X = self._tensor(validate_data(self, X, reset=False, dtype=[np.float64, np.float32]))
-        train = self._tensor(self.X_fit_)
-        duals = self._flow(np.atleast_1d(np.asarray(times, dtype=float)).tolist())
-        blocks = self._blocks(len(X), len(train))
-        stages = torch.cat([self._kernel.gram(X[b], train) @ duals for b in blocks], 1)
+        solution = self._solution
+        times = np.atleast_1d(np.asarray(times, dtype=float))
+        duals = solution.flow([self._pace(t) for t in times.tolist()])
+        blocks = self._blocks(len(X), len(solution.X))
+        stages = torch.cat([solution.kernel.gram(X[b], solution.X) @ duals for b in blocks], 1)
         for stage in stages:
             yield self._targets.back(stage)
 

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skntk.infinite.adapters.network import network_kernel
 from skntk.infinite.inputs import Inputs
 from skntk.infinite.kernel import check_kind
+from skntk.infinite.network import network_kernel
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
 from skntk.infinite.state import State

@@ -12,9 +12,9 @@ from sklearn.gaussian_process.kernels import Hyperparameter, Kernel
 from torch import Tensor, nn
 
 from skntk.core import KernelOverflowError, as_tensor, require
-from skntk.infinite.adapters.network import network_kernel
 from skntk.infinite.inputs import Inputs
 from skntk.infinite.kernel import InfiniteKernel
+from skntk.infinite.network import network_kernel
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
 from skntk.infinite.state import State
