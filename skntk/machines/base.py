@@ -43,7 +43,7 @@ class KernelChoice:
         What stands in front of the network.
     module : torch.nn.Module or None
         A network that replaces the default one.
-    feature_scales : Tensor of shape (d,) or None
+    feature_scales : tuple of d float, or None
         Factors of the input's features, encoded if the embedding is "categorical".
     """
 
@@ -54,7 +54,7 @@ class KernelChoice:
     kind: str
     embedding: str = "none"
     module: nn.Module | None = field(default=None, repr=False)
-    feature_scales: Tensor | None = field(default=None, repr=False)
+    feature_scales: tuple[float, ...] | None = field(default=None, repr=False)
 
     def kernel(self, n_features: int) -> InfiniteKernel:
         """Return the infinite-width kernel, which reads rows that are encoded already."""
@@ -103,7 +103,7 @@ class Evaluated:
     def _scaled(self, X: Tensor) -> Tensor:
         X = self.encoded(X).to(self.dtype)
         scales = self.choice.feature_scales
-        return X if scales is None else X * scales.to(X)
+        return X if scales is None else X * X.new_tensor(scales)
 
     def gram(self, X: Tensor, Y: Tensor | None = None, kind: str | None = None) -> Tensor:
         """Kernel matrix in float64."""

@@ -269,7 +269,8 @@ def _ascend(
     )
     alpha, tensors = unpack(solution.x)
     changes: dict[str, Any] = {
-        name: t if name == "feature_scales" else float(t) for name, t in tensors.items()
+        name: tuple(t.tolist()) if name == "feature_scales" else float(t)
+        for name, t in tensors.items()
     }
     _, scale = _profile(program, choice, X, Z, weights, alpha, tensors)
     return replace(choice, **changes), alpha, -float(solution.fun) * n, scale
@@ -281,7 +282,7 @@ def _options(kind: str, tensors: dict[str, Tensor]) -> Options:
 
 def _rows(choice: KernelChoice, X: Tensor, tensors: dict[str, Tensor]) -> Any:
     made = FeaturewiseInputs if choice.embedding == "featurewise" else Inputs
-    scales = tensors.get("feature_scales", choice.feature_scales)
+    scales = tensors.get("feature_scales")
     return made.of(X if scales is None else X * scales)
 
 

@@ -173,7 +173,8 @@ def test_ard_finds_the_relevant_feature(embedding, seed):
     y = np.sin(2 * X[:, 1]) + 0.05 * rng.standard_normal(80)
     given = {"depth": 1, "bias_std": 1.0, "embedding": embedding, "tuning": "marginal_likelihood"}
     model = NTKRegressor(ard=True, **given).fit(X[:60], y[:60])
-    scales = model.choice_.feature_scales.numpy()
+    scales = np.array(model.choice_.feature_scales)
+    assert model.choice_ == model.tuning_results_["choice"][-1]
     assert scales[[0, 2]].max() < 0.2 * scales[1]
     plain = NTKRegressor(**given).fit(X[:60], y[:60])
     assert model.score(X[60:], y[60:]) > plain.score(X[60:], y[60:])
