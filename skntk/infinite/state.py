@@ -39,6 +39,11 @@ def is_recording() -> bool:
     return _recording.get()
 
 
+def any_zero(k: Tensor) -> bool:
+    """Whether some variance is 0; for a compiler, which asks no questions, it may be."""
+    return is_recording() or bool((k == 0).any())
+
+
 @contextmanager
 def recording() -> Iterator[None]:
     """While operations are recorded for a compiler, `rows` marks what it must not redo."""
@@ -95,7 +100,8 @@ class State:
     @property
     def nngp(self) -> Tensor:
         """Covariance of the signals."""
-        return (rows(safe_sqrt(self.k1)) * rows(safe_sqrt(self.k2))) * (1 - self.delta)
+        size = rows(safe_sqrt(self.k1)) * rows(safe_sqrt(self.k2))
+        return torch.addcmul(size, size, self.delta, value=-1)
 
     @property
     def tangent(self) -> Tensor | None:
@@ -141,11 +147,13 @@ class State:
         return State(k1, k2, delta)
 
 
-def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """Sum of two tangent kernels, None standing for 0."""
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
+def add(a: Tensor | None, b: Tensor | None, factor: float | Tensor = 1.0) -> Tensor | None:
+    """Sum of two tangent kernels, the second times `factor`; None stands for 0."""
+    if b is None:
+        return a
+    if a is None:
+        return factor * b
+    return a + factor * b if isinstance(factor, Tensor) else torch.add(a, b, alpha=factor)
 
 
 def superpose(states: Sequence[State], constant: float | Tensor = 0.0) -> State:
@@ -170,11 +178,13 @@ def superpose(states: Sequence[State], constant: float | Tensor = 0.0) -> State:
     if not (isinstance(constant, float) and constant == 0):
         std = safe_sqrt(constant) if isinstance(constant, Tensor) else constant**0.5
         shares.append((std * i1, std * i2))
-    # A signal of variance 0 has no shares: half of its flag completes delta to 1.
-    delta = 0.5 * rows((k1 == 0).to(k1.dtype)) + 0.5 * rows((k2 == 0).to(k2.dtype))
-    for m, (r1, r2) in enumerate(shares):
-        r1, r2 = rows(r1), rows(r2)
+    shares = [(rows(r1), rows(r2)) for r1, r2 in shares]
+    terms = [r1 * r2 * s.delta for (r1, r2), s in zip(shares, states, strict=False)]
+    delta = sum(terms[1:], start=terms[0])
+    for r1, r2 in shares:
         delta = torch.addcmul(delta, apart := r1 - r2, apart, value=0.5)
-        if m < len(states):
-            delta = torch.addcmul(delta, r1 * r2, states[m].delta)
+    # A signal of variance 0 has no shares: half of its flag completes delta to 1.
+    for k in (k1, k2):
+        if any_zero(k):
+            delta = delta + 0.5 * rows((k == 0).to(k.dtype))
     return State(k1, k2, delta, ntk)

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from skntk.infinite.angle import angle
 from skntk.infinite.duals.base import Dual
-from skntk.infinite.state import State, rows, safe_sqrt
+from skntk.infinite.state import State, any_zero, rows, safe_sqrt
 
 
-def angle_of(delta: Tensor) -> tuple[Tensor, Tensor]:
-    """Angle whose cosine is 1 - delta, accurate at small angles, and its sine."""
-    sine = safe_sqrt(delta * (2 - delta))
-    return angle(sine, 1 - delta), sine
+def angle_of(delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Angle whose cosine is 1 - delta, accurate at small angles, its sine and its cosine."""
+    sine, cosine = safe_sqrt(delta * (2 - delta)), 1 - delta
+    return angle(sine, cosine), sine, cosine
 
 
 class RectifierDual(Dual):
@@ -53,14 +53,16 @@ class RectifierDual(Dual):
         # An even function takes antipodal signals for coincident ones: there, too, delta is small.
         opposite = s.delta > 1 if self.even else None
         delta = s.delta if opposite is None else torch.where(opposite, 2 - s.delta, s.delta)
-        theta, sine = angle_of(delta)
-        slope = self.size * (1 - self.bend * theta)
+        theta, sine, cosine = angle_of(delta)
+        slope = torch.rsub(theta, self.size, alpha=self.size * self.bend)
         if opposite is not None:
             slope = torch.where(opposite, -slope, slope)
-        delta = delta - self.bend * (sine - theta * (1 - delta))
+        bent = torch.addcmul(sine, theta, cosine, value=-1)
         # At least 0 despite rounding, and 1 at a zero signal.
+        delta = torch.sub(delta, bent, alpha=self.bend).clamp_min(0)
         for k in (s.k1, s.k2):
-            delta = torch.maximum(delta, rows((k == 0).to(k.dtype)))
+            if any_zero(k):
+                delta = torch.maximum(delta, rows((k == 0).to(k.dtype)))
         return State(self.size * s.k1, self.size * s.k2, delta), slope
 
     def gain_dual(self) -> Dual:

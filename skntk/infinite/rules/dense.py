@@ -65,12 +65,10 @@ class Dense(Rule):
         out = superpose([weighted(before, weight_var)], constant=bias_var)
         if not options.with_ntk:
             return out
-        tangent = s.tangent
-        inherited = None if tangent is None else weight_var * tangent
-        if self.weight_rate is None:
-            return replace(out, ntk=add(out.nngp, inherited))
-        own = self.weight_rate * before.nngp + (self.bias_rate or 0.0)
-        return replace(out, ntk=add(own, inherited))
+        own = out.nngp
+        if self.weight_rate is not None:
+            own = self.weight_rate * before.nngp + (self.bias_rate or 0.0)
+        return replace(out, ntk=add(own, s.tangent, weight_var))
 
     def degree(self, degrees: Sequence[float | None]) -> float | None:
         """Return the degree of the input, if nothing is added to it."""
