@@ -20,6 +20,7 @@ from skntk.core.errors import MemoryBudgetError
 from skntk.infinite import InfiniteKernel, infinite_width
 from skntk.infinite.network import network_kernel
 from skntk.machines.categories import Categories
+from skntk.machines.copies import row_ids
 from skntk.machines.validation import Interval, StrOptions, check_sample_weight
 
 #: Rows above which a random subset of that many is tuned on, by leave-one-out and by evidence.
@@ -87,12 +88,21 @@ class Evaluated:
         Of the kernel's computation; results are float64.
     n_jobs : int or None
         As of `InfiniteKernel.gram`.
+    location : float, default=0
+        Added to the kernel of a row with itself and with its copies: the variance of what belongs
+        to a row of X and to no other, the limit of a network that oscillates ever faster.
     """
 
     def __init__(
-        self, choice: KernelChoice, categories: Categories, dtype: Any, n_jobs: int | None
+        self,
+        choice: KernelChoice,
+        categories: Categories,
+        dtype: Any,
+        n_jobs: int | None,
+        location: float = 0.0,
     ) -> None:
         self.choice, self.categories, self.dtype, self.n_jobs = choice, categories, dtype, n_jobs
+        self.location = location
         encoded = choice.embedding == "categorical"
         self.infinite = choice.kernel(categories.width if encoded else categories.n_features)
 
@@ -107,14 +117,18 @@ class Evaluated:
 
     def gram(self, X: Tensor, Y: Tensor | None = None, kind: str | None = None) -> Tensor:
         """Kernel matrix in float64."""
-        Y = None if Y is None else self._scaled(Y)
+        scaled = None if Y is None else self._scaled(Y)
         kind = kind or self.choice.kind
-        K = self.infinite.gram(self._scaled(X), Y, kind=kind, n_jobs=self.n_jobs)
-        return K.double()
+        K = self.infinite.gram(self._scaled(X), scaled, kind=kind, n_jobs=self.n_jobs).double()
+        if self.location:
+            ids, others = row_ids(X, X if Y is None else Y)
+            K.add_(ids[:, None] == others, alpha=self.location)
+        return K
 
     def diag(self, X: Tensor, kind: str | None = None) -> Tensor:
         """Kernel of each row with itself in float64."""
-        return self.infinite.diag(self._scaled(X), kind or self.choice.kind).double()
+        K = self.infinite.diag(self._scaled(X), kind or self.choice.kind).double()
+        return K + self.location if self.location else K
 
 
 class ModuleParams(BaseEstimator):
@@ -216,6 +230,17 @@ class NTKMachine(ModuleParams):
                 raise ValueError(
                     f"param_grid[{name!r}]={options!r} must be a list of at least one value."
                 )
+        allowed = self._parameter_constraints["embedding"][0].options - {"auto"}
+        for embedding in grid.get("embedding", ()):
+            if embedding not in allowed:
+                raise ValueError(
+                    f"param_grid['embedding'] has {embedding!r}; allowed are {sorted(allowed)}."
+                )
+        if module is not None and "categorical" in (self.embedding, *grid.get("embedding", ())):
+            raise ValueError(
+                "embedding='categorical' changes the number of features, which a module has fixed: "
+                "encode the columns by sklearn.preprocessing.OneHotEncoder in front instead."
+            )
         grid.pop("alpha", None)
         if module is not None and set(grid) - {"kind", "embedding"}:
             raise ValueError(

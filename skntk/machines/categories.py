@@ -10,6 +10,10 @@ from torch import Tensor
 
 #: A column of categories has at most so many values, and at least so many rows for each of them.
 MOST_VALUES, ROWS_PER_VALUE = 16, 4
+#: How far, in the smallest distance between values, a value may be off to be recognized.
+TOLERANCE = 1e-3
+#: Standard deviation below which a column that is almost constant is not scaled up further.
+SPREAD = 1e-2
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class Categories:
 
     A column of at least 3 and at most 16 distinct values, each of which occurs 4 times on average,
     becomes one indicator a value, centred and divided by one number such that together they have
-    variance 1, as a standardized column has. A value that was not seen is none of them.
+    variance 1, as a standardized column has. A value is recognized despite rounding; one that was
+    not seen is none of them.
 
     Attributes
     ----------
@@ -59,8 +64,9 @@ class Categories:
         for j in range(self.n_features):
             x = X[:, j : j + 1]
             if j in self.values:
-                mean = self.means[j].to(x)
-                spread = (mean * (1 - mean)).sum().sqrt()
-                x = ((x == self.values[j].to(x)).to(x.dtype) - mean) / spread
+                values, mean = self.values[j].to(x), self.means[j].to(x)
+                spread = (mean * (1 - mean)).sum().sqrt().clamp_min(SPREAD)
+                near = (x - values).abs() <= TOLERANCE * values.diff().min()
+                x = (near.to(x.dtype) - mean) / spread
             columns.append(x)
         return torch.cat(columns, 1) * math.sqrt(self.width / self.n_features)

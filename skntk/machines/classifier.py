@@ -19,6 +19,7 @@ from skntk.core import require
 from skntk.machines.averaging import Average, margin_average, ridge_average, stack, temperature
 from skntk.machines.base import Evaluated, KernelChoice, NTKMachine
 from skntk.machines.categories import Categories
+from skntk.machines.copies import row_ids, share_of_noise
 from skntk.machines.tuning import mean_diagonal, tune_evidence
 from skntk.machines.validation import Interval, StrOptions, fit_context
 from skntk.solvers import Spectral, cholesky, squared_hinge
@@ -202,25 +203,28 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         self.__dict__.pop("tuning_results_", None)  # of an earlier fit
         self.X_fit_, y, w = self._weighted(X, y, sample_weight)
         self.classes_, labels = np.unique(y, return_inverse=True)
-        rows, w, whole = _merged(self.X_fit_, labels, w)
+        self._categories = Categories.of(self._tensor(self.X_fit_), self._tensor(w))
+        rows, w, whole, scatter, pairs = _merged(self.X_fit_, labels, w)
         self.X_fit_, labels = self.X_fit_[rows], labels[rows]
         if self.tuning is not None:
             w = w / w.mean()
+        self._labels, self._weights = labels, w
         X, n = self.X_fit_, len(self.X_fit_)
         self._total = w.sum()
         self.class_prior_ = np.bincount(labels, weights=w) / self._total
         self.choices_: list[KernelChoice] = []
         self._members: list[tuple[Evaluated, Tensor]] = []
-        self.temperature_ = 1.0
+        self.temperature_, self._trust = 1.0, 0.0
         if self.ard and self.tuning != "marginal_likelihood":
             raise ValueError("ard=True needs tuning='marginal_likelihood'.")
-        self._categories = Categories.of(self._tensor(X), self._tensor(w))
         kernels = [self._bound(c) for c in self._candidates(self.tuning is not None)]
         if len(self.classes_) > 1:
             self._require_square(min(n, ROWS), 2 * len(kernels) + 3.2)
             self._require_square(n, 4)
             left = w if self.tuning else np.where(whole, w, np.minimum(w, 1.0))
             self._train(kernels, self._tensor(X), labels, self._tensor(w), self._tensor(left))
+            if self.tuning is not None:
+                self._trust = 1 - share_of_noise(scatter, pairs, self._brier)
         return self
 
     def _train(
@@ -260,6 +264,8 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         }
         share = stack(ridge.left_out, margin.left_out, Y_at, w_at)
         scores = torch.lerp(ridge.left_out, margin.left_out, share)
+        errors = (scores.clamp(0, 1) - Y_at).square().sum(1)
+        self._brier = float((w_at * errors).sum() / w_at.sum())
         self.temperature_ = temperature(scores, labels[rows], w_at.cpu().numpy())
         if n > ROWS:
             del grams
@@ -351,7 +357,19 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
             blocks.append(scores.cpu().numpy())
         n = self._total
         proba = softmax(self.temperature_ * (np.concatenate(blocks) + self._constant), axis=1)
-        return (n * proba + self.class_prior_) / (n + 1)
+        proba = (n * proba + self.class_prior_) / (n + 1)
+        return self._recalled(train, test, proba) if self._trust else proba
+
+    def _recalled(self, train: Tensor, test: Tensor, proba: np.ndarray) -> np.ndarray:
+        """Mix in the labels of training rows where a test row is a copy of one."""
+        ids, wanted = (i.cpu().numpy() for i in row_ids(train, test))
+        seen = np.zeros((max(ids.max(), wanted.max()) + 1, len(self.classes_)))
+        np.add.at(seen, (ids, self._labels), self._weights)
+        seen = seen[wanted]
+        total = seen.sum(1, keepdims=True)
+        known = total[:, 0] > 0
+        proba[known] += self._trust * (seen[known] / total[known] - proba[known])
+        return proba
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the most probable class of each row.
@@ -371,7 +389,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
 
 def _merged(
     X: np.ndarray, labels: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, int]:
     """Merge the copies of a row that agree in their class, for these are left out together.
 
     Returns
@@ -382,14 +400,18 @@ def _merged(
         Their weights, those of their copies added.
     whole : ndarray of bool of shape (m,)
         Whether there is no other row with the same features.
+    scatter, pairs : float and int
+        Of the one-hot labels of copies, as of `share_of_noise`.
     """
     _, which = np.unique(X, axis=0, return_inverse=True)
     which = which.ravel()
-    low, high = (np.full(len(X), fill) for fill in (len(X), -1))
-    np.minimum.at(low, which, labels)
-    np.maximum.at(high, which, labels)
-    agree = (low == high)[which]
+    counts = np.zeros((which.max() + 1, labels.max() + 1))
+    np.add.at(counts, (which, labels), weights)
+    total = counts.sum(1)
+    scatter = float((total - (counts**2).sum(1) / total).sum())
+    agree = ((counts > 0).sum(1) == 1)[which]
     key = np.where(agree, which, len(X) + np.arange(len(X)))
     _, rows, at = np.unique(key, return_index=True, return_inverse=True)
     order = rows.argsort()
-    return rows[order], np.bincount(at, weights)[order], agree[rows[order]]
+    merged = np.bincount(at, weights)[order]
+    return rows[order], merged, agree[rows[order]], scatter, len(X) - len(counts)

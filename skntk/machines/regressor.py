@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from skntk.core import resolve_dtype
 from skntk.machines.base import EVIDENCE_ROWS, TUNING_ROWS, NTKMachine
 from skntk.machines.categories import Categories
+from skntk.machines.copies import row_ids, share_of_noise
 from skntk.machines.solution import Solution
 from skntk.machines.targets import Targets
 from skntk.machines.tuning import Tuned, mean_diagonal, tune_evidence, tune_loo
@@ -97,6 +98,11 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         Variance of the noise of a row of weight 1, in squared units of y.
     jitter_ : float
         What had to be added to the diagonal beyond alpha.
+    location_variance_ : float or ndarray of shape (n_outputs,)
+        Variance of what belongs to a row of X and its copies alone, in squared units of y: by how
+        much copies agree better than the noise would let them. 0 without copies, and unless alpha
+        is tuned by leave-one-out. It is part of the latent function: a new copy of a training row
+        is predicted by its target.
     log_marginal_likelihood_value_ : float
         Evidence of the standardized targets, summed over outputs.
     tuning_results_ : dict
@@ -283,11 +289,14 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         """Solve for all rows with the tuned hyperparameters."""
         X, Z, w = self._tensor(self.X_fit_), self._targets.Z, self._weights_fit
         n, k = Z.shape
-        self.choice_ = tuned.kernel.choice
-        self.alpha_ = tuned.alpha * mean_diagonal(tuned.kernel.diag(X), w)
+        kernel, self.choice_ = tuned.kernel, tuned.kernel.choice
+        self.alpha_ = tuned.alpha * mean_diagonal(kernel.diag(X), w)
+        share = self._share_of_noise(X, Z, w, tuned.scale)
+        if share < 1:
+            kernel.location, self.alpha_ = (1 - share) * self.alpha_, share * self.alpha_
         ridges = torch.as_tensor(np.broadcast_to(self.alpha_, k).copy(), device=Z.device)
         self._solution = Solution(
-            tuned.kernel,
+            kernel,
             X,
             Z,
             w,
@@ -299,11 +308,28 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         self.jitter_ = self._solution.jitter
         self.log_marginal_likelihood_value_ = self._solution.log_marginal_likelihood(tuned.scale)
         self.scale_ = tuned.scale.cpu().numpy()
-        noise = self.scale_ * self.alpha_ * self._targets.scale.cpu().numpy() ** 2
-        noise = noise * self._weight_unit
-        self.noise_variance_ = float(noise[0]) if self._targets.flat else noise
+        unit = self.scale_ * self._targets.scale.cpu().numpy() ** 2
+        noise, location = self.alpha_ * unit * self._weight_unit, kernel.location * unit
+        flat = self._targets.flat
+        self.noise_variance_ = float(noise[0]) if flat else noise
+        self.location_variance_ = float(location[0]) if flat else location
         if k == 1:
             self.alpha_ = float(ridges[0])
+
+    def _share_of_noise(self, X: Tensor, Z: Tensor, w: Tensor, scale: Tensor) -> float:
+        """Which share of the tuned ridge differs between copies of a row; 1 if it was not tuned."""
+        fixed = not isinstance(self.alpha, str) and "alpha" not in (self.param_grid or {})
+        if self.tuning != "loo" or fixed or self.uncertainty == "ensemble" or len(X) <= 2:
+            return 1.0
+        at = row_ids(X)[0]
+        groups = int(at.max()) + 1
+        if groups == len(X):
+            return 1.0
+        weight = w.new_zeros(groups).index_add_(0, at, w)[:, None]
+        mean = Z.new_zeros(groups, Z.shape[1]).index_add_(0, at, w[:, None] * Z) / weight
+        scatter = (w[:, None] * (Z - mean[at]).square()).sum(0)
+        scatter = scatter / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+        return share_of_noise(float(scatter.mean()), len(X) - groups, float(self.alpha_))
 
     def _pace(self, time: float) -> float:
         """Training time for n rows as the solvers count them; a row of weight w is w rows."""

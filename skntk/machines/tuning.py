@@ -19,6 +19,7 @@ from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
 from skntk.infinite.tiles import read
 from skntk.machines.base import Evaluated, KernelChoice
+from skntk.machines.copies import Merged, merge
 from skntk.solvers import Spectral
 from skntk.solvers.cholesky import JITTERS
 
@@ -43,7 +44,7 @@ class Tuned:
     scale : Tensor of shape (k,)
         Signal variance of each output, in units of the kernel.
     spectral : Spectral or None
-        Decomposition of its Gram matrix on the rows that were tuned on.
+        Decomposition of its Gram matrix on the rows that were tuned on, copies merged.
     results : dict of str to list
         One entry per candidate kernel: what it was, its best ridge, its score.
     """
@@ -61,28 +62,7 @@ def mean_diagonal(diagonal: Tensor, weights: Tensor) -> float:
     return mean if mean > 0 else 1.0
 
 
-def coincident(X: Tensor) -> list[Tensor]:
-    """Rows that stand in X more than once: indices (G, m) of the G rows with m copies, for each m.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skntk.machines.tuning import coincident
-    >>> coincident(torch.tensor([[1.0], [2.0], [1.0]]))
-    [tensor([[0, 2]])]
-    """
-    _, which, counts = torch.unique(X, dim=0, return_inverse=True, return_counts=True)
-    order = which.argsort(stable=True)
-    starts = counts.cumsum(0) - counts
-    return [
-        order[starts[counts == m, None] + torch.arange(m, device=X.device)]
-        for m in counts[counts > 1].unique().tolist()
-    ]
-
-
-def loo_log_density(
-    spectral: Spectral, Z: Tensor, ridges: Tensor, weights: Tensor, copies: list[Tensor]
-) -> tuple[Tensor, Tensor]:
+def loo_log_density(spectral: Spectral, data: Merged, ridges: Tensor) -> tuple[Tensor, Tensor]:
     r"""Leave-one-out log predictive density at the best signal scale (Sundararajan & Keerthi 2001).
 
     With residuals :math:`r_i` and variances :math:`v_i` per unit of signal scale, the density is
@@ -90,47 +70,31 @@ def loo_log_density(
     :math:`-\tfrac12 [\log 2\pi + 1 + \log s^2 + \overline{\log v_i}]`.
 
     All copies of a row of X are left out together, since one that stays would give the others away,
-    and are predicted jointly. Copies with the same target as well are one observation that was
-    entered twice: taken for evidence of little noise, they would make the ridge vanish.
+    and are predicted jointly.
 
     Parameters
     ----------
     spectral : Spectral
-        Decomposition of the kernel.
-    Z : Tensor of shape (n, k)
-        Standardized targets.
+        Decomposition of the kernel of the merged rows.
+    data : Merged
+        Standardized targets of these rows.
     ridges : Tensor of shape (A,)
         Absolute ridges.
-    weights : Tensor of shape (n,)
-        Weights of the rows in both means.
-    copies : list of Tensor
-        Groups of coincident rows, as `coincident` gives them.
 
     Returns
     -------
     density, scale : Tensor of shape (A, k)
         Mean log density and :math:`s^2`.
     """
-    share = weights / weights.sum()
-    floor = torch.finfo(Z.dtype).tiny
-    residual, variance = spectral.leave_one_out(Z, ridges)
-    squares = residual.square() / variance[..., None] * share[:, None]
-    logs = variance.clamp_min(floor).log() * share
-    for rows in copies:
-        residual, covariance = spectral.leave_group_out(Z, ridges, rows)
-        # A row that repeats an earlier one in X and Z alike says nothing more: it is taken out.
-        same = (Z[rows][:, :, None] == Z[rows][:, None]).all(-1)
-        new = ~same.tril(-1).any(-1)
-        apart = new[:, :, None] & new[:, None]
-        one = torch.eye(rows.shape[1], dtype=Z.dtype, device=Z.device)
-        L = torch.linalg.cholesky(torch.where(apart, covariance, one))
-        half = torch.linalg.solve_triangular(L, residual * new[..., None], upper=False)
-        part = (share[rows].sum(1) / new.sum(1))[:, None]
-        squares[:, rows.flatten()], logs[:, rows.flatten()] = 0.0, 0.0
-        squares[:, rows[:, 0]] = half.square().sum(-2) * part
-        logs[:, rows[:, 0]] = 2 * L.diagonal(dim1=-2, dim2=-1).log().sum(-1) * part[:, 0]
-    scale = squares.sum(1)
-    density = math.log(2 * math.pi) + 1 + scale.clamp_min(floor).log() + logs.sum(1)[:, None]
+    floor = torch.finfo(data.Z.dtype).tiny
+    residual, variance = spectral.leave_one_out(data.Z, ridges)
+    squares = residual.square() / variance[..., None] + data.scatter / ridges[:, None, None]
+    logs = variance.clamp_min(floor).log() + (data.sizes - 1) * ridges[:, None].log()
+    logs = logs + data.weights.log() - data.log_weights
+    share = data.share / data.sizes
+    scale = (squares * share[:, None]).sum(1)
+    log_scale = scale.clamp_min(floor).log()
+    density = math.log(2 * math.pi) + 1 + log_scale + (logs * share).sum(1)[:, None]
     return -0.5 * density, scale
 
 
@@ -158,12 +122,12 @@ def tune_loo(
     best_score = -math.inf
     results: dict[str, list[Any]] = {"choice": [], "alpha": [], "score": []}
     relative = torch.as_tensor(alphas, dtype=torch.float64, device=Z.device)
-    copies = coincident(X)
+    data = merge(X, Z, weights)
     for kernel in kernels:
-        K = kernel.gram(X)
-        unit = mean_diagonal(K.diagonal(), weights)
-        spectral = Spectral.from_gram(K, weights, overwrite=True)
-        density, scale = loo_log_density(spectral, Z, relative * unit, weights, copies)
+        K = kernel.gram(X[data.rows])
+        unit = mean_diagonal(kernel.diag(X), weights)
+        spectral = Spectral.from_gram(K, data.weights, overwrite=True)
+        density, scale = loo_log_density(spectral, data, relative * unit)
         score, i = density.mean(1).max(0)
         results["choice"].append(kernel.choice)
         results["alpha"].append(float(relative[i]))

@@ -187,38 +187,6 @@ class Spectral:
         per_output = torch.as_tensor(alphas).ndim == 2
         return LeaveOneOut(residual, 1.0 / (precision if per_output else precision[..., 0]))
 
-    def leave_group_out(
-        self, Y: torch.Tensor, alphas: Any, rows: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predict groups of rows jointly, each from all rows outside it, for every ridge.
-
-        With ``C = (K + alpha W⁻¹)⁻¹`` and ``c = C Y``, a group g has the residuals ``C_gg⁻¹ c_g``
-        and the predictive covariance ``C_gg⁻¹`` (Rasmussen & Williams 2006, equation 5.12, in
-        blocks); for one row that is `leave_one_out`.
-
-        Parameters
-        ----------
-        Y : torch.Tensor
-            Targets, shape (n, k).
-        alphas : array-like
-            Ridges, shape (A,), each > 0.
-        rows : torch.Tensor
-            Indices of G groups of m rows, shape (G, m).
-
-        Returns
-        -------
-        residual : torch.Tensor
-            Shape (A, G, m, k).
-        covariance : torch.Tensor
-            Per unit of signal scale, the noise of the rows included, shape (A, G, m, m).
-        """
-        ridges = self._ridges(alphas)
-        c = self.coefficients(Y, ridges[:, 0])[:, rows]
-        Q = self.eigenvectors[rows] * self.weights[rows].sqrt()[..., None]
-        inverses = self._shifted(ridges)[..., 0].reciprocal()
-        covariance = torch.stack([torch.linalg.inv((Q * inverse) @ Q.mT) for inverse in inverses])
-        return covariance @ c, covariance
-
     def inverse_diagonal(self, alphas: Any) -> torch.Tensor:
         """Return the diagonal of (K + alpha W⁻¹)⁻¹ for every ridge, (A, n)."""
         return self._inverse_diagonal(self._ridges(alphas))[..., 0]

@@ -99,7 +99,7 @@ def test_y_and_weights(Machine):
         ({"param_grid": {"depth": 3}}, ValueError, "depth"),
         ({"param_grid": {"depth": [-2]}}, ValueError, "depth"),
         ({"param_grid": {"kind": ["nntk"]}}, ValueError, "nntk"),
-        ({"param_grid": {"embedding": ["nntk"]}}, ValueError, "nntk"),
+        ({"param_grid": {"embedding": ["nntk"]}}, ValueError, "nntk.*categorical"),
         ({"param_grid": {"alpha": []}}, ValueError, "alpha"),
         ({"param_grid": {"alpha": [0.1, 0.0]}}, ValueError, "alpha"),
         ({"param_grid": {"alpha": [0.1, np.nan]}}, ValueError, "alpha"),

@@ -50,6 +50,25 @@ def test_a_new_value_is_none_of_the_others(seed):
     np.testing.assert_allclose(encoded[0, 1:5], -mean * np.sqrt(2 / (mean * (1 - mean)).sum()))
 
 
+@pytest.mark.parametrize("estimator", [NTKRegressor, NTKClassifier])
+def test_codes_are_recognized_despite_rounding(estimator, seed):
+    rng = np.random.default_rng(seed)
+    X = np.column_stack([rng.choice([0.1, 0.2, 0.3, 0.7], 120), rng.standard_normal(120)])
+    y = (X[:, 0] == 0.2) * 1.0 if estimator is NTKRegressor else (X[:, 0] == 0.2).astype(int)
+    model = estimator(embedding="categorical", tuning=None).fit(X, y)
+    expected = model.predict(X)
+    np.testing.assert_allclose(model.predict(X.astype(np.float32)), expected, atol=1e-4)
+    np.testing.assert_allclose(model.predict(X / 3 * 3), expected, atol=1e-6)
+    narrow = estimator(embedding="categorical", tuning=None).fit(X.astype(np.float32), y)
+    np.testing.assert_allclose(narrow.predict(X), expected, atol=1e-4)
+
+
+def test_nearly_weightless_values_stay_finite(seed):
+    X, _ = table(seed)
+    w = np.where(X[:, 1] == X[0, 1], 1.0, 1e-300)
+    assert np.abs(encode(X, X, torch.tensor(w))[1]).max() < 1e3
+
+
 @pytest.mark.parametrize(("values", "n", "is_one"), [(2, 80, 0), (3, 11, 0), (3, 12, 1)])
 def test_which_columns(values, n, is_one):
     X = np.arange(n)[:, None] % values * 1.0
@@ -94,3 +113,9 @@ def test_codes_without_order_are_learned(tuning, seed):
 def test_infinite_width_reads_what_was_encoded():
     with pytest.raises(ValueError, match="embedding"):
         skntk.infinite_width(snn.MLP(3), embedding="categorical")
+
+
+def test_a_module_has_its_width():
+    X, _ = table(0)
+    with pytest.raises(ValueError, match="OneHotEncoder"):
+        NTKRegressor(module=snn.MLP(3), embedding="categorical").fit(X, X[:, 0])

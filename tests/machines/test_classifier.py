@@ -211,3 +211,30 @@ def test_copies_that_disagree_are_kept(seed):
     model = NTKClassifier().fit(X, y)
     assert len(model.X_fit_) == 80
     assert 0.1 < model.predict_proba([[0.0]])[0, 1] < 0.4
+
+
+def test_codes_without_noise_are_known(seed):
+    """Ten codes, each seen many times with the same label that no other code tells of."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 10, (300, 1)) * 1.0
+    y = np.isin(codes[:, 0], [1, 4, 8]).astype(int)
+    model = NTKClassifier().fit(codes[:200], y[:200])
+    assert model.score(codes[200:], y[200:]) == 1.0
+    assert model.predict_proba(codes[200:]).max(1).min() > 0.9
+    wrong = rng.random(300) < 0.2
+    noisy = NTKClassifier().fit(codes[:200], np.where(wrong, 1 - y, y)[:200])
+    assert noisy.score(codes[200:], y[200:]) == 1.0
+    assert 0.6 < noisy.predict_proba(codes[200:]).max(1).mean() < 0.9
+
+
+def test_labels_of_copies_are_recalled_as_far_as_copies_agree(seed):
+    """Labels without any pattern: unknown at new rows, known at the old ones."""
+    rng = np.random.default_rng(seed)
+    X, y = rng.standard_normal((60, 4)), rng.integers(0, 2, 60)
+    model = NTKClassifier().fit(X.repeat(2, 0), y.repeat(2))
+    assert model.score(X, y) == 1.0
+    assert model.predict_proba(X).max(1).min() > 0.85
+    assert model.score(X.astype(np.float32), y) == 1.0
+    assert model.predict_proba(rng.standard_normal((50, 4))).max(1).mean() < 0.75
+    disagree = NTKClassifier().fit(X.repeat(2, 0), np.c_[y, 1 - y].ravel())
+    assert disagree.predict_proba(X).max(1).max() < 0.7

@@ -12,6 +12,7 @@ from skntk import NTKRegressor
 from skntk.machines import regressor, tuning
 from skntk.machines.base import Evaluated, KernelChoice
 from skntk.machines.categories import Categories
+from skntk.machines.copies import merge
 from skntk.solvers import Spectral
 
 
@@ -221,46 +222,89 @@ def test_copies_are_left_out_together(weighted, seed):
     """Against refits without all copies; copies alike in y as well count as one observation."""
     X, y, w = copies(seed)
     w = w / w.mean() if weighted else np.ones(18)
-    choice = KernelChoice(1, "relu", 1.4, 0.3, "ntk")
-    K = bound(choice).gram(torch.tensor(X)).numpy()
-    score = scale = 0.0
+    K = bound(KernelChoice(1, "relu", 1.4, 0.3, "ntk")).gram(torch.tensor(X)).numpy()
     groups = [[2, 5, 9], [3, 11], [16, 17]]
     groups += [[i] for i in range(18) if not any(i in g for g in groups)]
-    for part in ("scale", "score"):
-        for group in groups:
-            rest = np.setdiff1d(np.arange(18), group)
-            distinct = [i for i in group if not any(y[i] == y[j] for j in group if j < i)]
-            weights = np.linalg.solve(K[rest][:, rest] + np.diag(0.02 / w[rest]), K[rest][:, group])
-            residual = (y[group] - weights.T @ y[rest])[: len(distinct)]
-            V = K[np.ix_(group, group)] - weights.T @ K[rest][:, group] + np.diag(0.02 / w[group])
-            V = V[: len(distinct), : len(distinct)]
-            share = w[group].sum() / 18 / len(distinct)
-            square = residual @ np.linalg.solve(V, residual)
-            if part == "scale":
-                scale += share * square
-            else:
-                constant = len(distinct) * np.log(2 * np.pi * scale)
-                score -= 0.5 * share * (constant + np.linalg.slogdet(V)[1] + square / scale)
-    at = torch.tensor(X)
-    density, found = tuning.loo_log_density(
-        Spectral.from_gram(torch.tensor(K), w),
-        torch.tensor(y)[:, None],
-        torch.tensor([0.02], dtype=torch.float64),
-        torch.tensor(w),
-        tuning.coincident(at),
+    share = [w[g].sum() / 18 for g in groups]
+    single, heaviest = [[2], [3, 11], [16]] + groups[3:], w.copy()
+    heaviest[[2, 16]] = w[[2, 5, 9]].max(), w[[16, 17]].max()
+    every = np.concatenate(single)
+    terms = []
+    for group, part in zip(single, share, strict=True):
+        rest = np.setdiff1d(every, group)
+        noisy = K[rest][:, rest] + np.diag(0.02 / heaviest[rest])
+        weights = np.linalg.solve(noisy, K[rest][:, group])
+        residual = y[group] - weights.T @ y[rest]
+        V = K[np.ix_(group, group)] - weights.T @ K[rest][:, group]
+        V += np.diag(0.02 / heaviest[group])
+        square, logdet = residual @ np.linalg.solve(V, residual), np.linalg.slogdet(V)[1]
+        terms.append((part / len(group), square, logdet, len(group)))
+    scale = sum(part * square for part, square, _, _ in terms)
+    score = -0.5 * sum(
+        part * (size * np.log(2 * np.pi * scale) + logdet + square / scale)
+        for part, square, logdet, size in terms
     )
-    assert float(found) == pytest.approx(scale, rel=1e-8)
-    assert float(density) == pytest.approx(score, rel=1e-8)
+    for order in (np.arange(18), np.random.default_rng(seed).permutation(18)):
+        at = torch.tensor(X[order])
+        data = merge(at, torch.tensor(y[order])[:, None], torch.tensor(w[order]))
+        kernel = torch.tensor(K[np.ix_(order, order)])[data.rows][:, data.rows]
+        density, found = tuning.loo_log_density(
+            Spectral.from_gram(kernel, data.weights),
+            data,
+            torch.tensor([0.02], dtype=torch.float64),
+        )
+        assert float(found) == pytest.approx(scale, rel=1e-8)
+        assert float(density) == pytest.approx(score, rel=1e-8)
 
 
-def test_noise_is_found_from_doubled_data(seed):
-    """Entered twice, data do not look free of noise."""
+def test_rows_entered_twice(seed):
+    """They do not look free of noise at new rows, and are known where they are."""
     rng = np.random.default_rng(seed)
-    X = rng.uniform(-2, 2, (60, 1)).repeat(2, 0)
-    f = np.sin(3 * X[:, 0])
-    y = f + 0.3 * rng.standard_normal(60).repeat(2)
+    X = rng.uniform(-2, 2, (60, 1))
+    y = np.sin(3 * X[:, 0]) + 0.3 * rng.standard_normal(60)
+    T = np.linspace(-1.8, 1.8, 50)[:, None]
+    once = NTKRegressor().fit(X, y)
+    twice = NTKRegressor().fit(X.repeat(2, 0), y.repeat(2))
+    assert once.choice_ == twice.choice_
+    assert once.location_variance_ == 0
+    mean, std = once.predict(T, return_std=True)
+    mean_2, std_2 = twice.predict(T, return_std=True)
+    np.testing.assert_allclose(mean_2, mean, atol=0.03)
+    total, total_2 = (s**2 + m.noise_variance_ for s, m in ((std, once), (std_2, twice)))
+    np.testing.assert_allclose(total_2, total, rtol=0.1)
+    assert twice.noise_variance_ < 0.1 * once.noise_variance_
+    mean, std = twice.predict(X, return_std=True)
+    assert np.abs(mean - y).max() < 0.2 * np.abs(once.predict(X) - y).max()
+    assert std.max() < 0.3 * std_2.min()
+
+
+def test_codes_without_noise_are_known(seed):
+    """Ten codes, each seen many times with the same target that no other code tells of."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 10, 200)
+    values = rng.standard_normal(10)
+    model = NTKRegressor().fit(codes[:150, None] * 1.0, values[codes[:150]])
+    assert model.score(codes[150:, None] * 1.0, values[codes[150:]]) > 0.98
+
+
+def test_copies_that_disagree_are_noise(seed):
+    rng = np.random.default_rng(seed)
+    X = rng.uniform(-2, 2, (40, 1)).repeat(4, 0)
+    y = np.sin(2 * X[:, 0]) + 0.3 * rng.standard_normal(160)
     model = NTKRegressor().fit(X, y)
-    assert 0.2 < np.sqrt(model.noise_variance_) < 0.7
-    mean, std = model.predict(np.linspace(-1.8, 1.8, 50)[:, None], return_std=True)
-    assert np.sqrt(np.mean((mean - np.sin(3 * np.linspace(-1.8, 1.8, 50))) ** 2)) < 0.2
-    assert std.max() < 0.3
+    assert 0.2 < np.sqrt(model.noise_variance_) < 0.4
+    assert model.location_variance_ < 0.3 * model.noise_variance_
+    named = NTKRegressor(depth=1, bias_std=0.1, alpha=0.01).fit(X, y)
+    assert named.location_variance_ == 0
+
+
+def test_draws_know_copies(seed):
+    """The covariance of a row with its copy is its variance; at training rows it is small."""
+    X, y, _ = make(seed)
+    X, y = X.repeat(2, 0), y.repeat(2)
+    model = NTKRegressor(activation="relu").fit(X, y)
+    T = np.r_[X[:1] + 1, X[:1] + 1, X[:1]]
+    mean, cov = model.predict(T, return_cov=True)
+    assert cov[0, 1] == pytest.approx(cov[0, 0], rel=1e-6)
+    np.testing.assert_allclose(np.sqrt(np.diag(cov)), model.predict(T, return_std=True)[1])
+    assert mean[2] == pytest.approx(y[0], abs=0.3 * y.std())
