@@ -1,4 +1,4 @@
-"""The angle of a point on the unit circle: by `torch.atan2`, or as operations a compiler fuses."""
+"""Angles of points on the unit circle: by `torch.atan2`, or as operations a compiler fuses."""
 
 from __future__ import annotations
 
@@ -17,20 +17,32 @@ _ASIN = (
 
 
 def angle(sine: Tensor, cosine: Tensor) -> Tensor:
-    """Angle in (-pi, pi] of points with ``sine**2 + cosine**2 == 1``.
-
-    In float32 and for a compiler it is a polynomial of the smaller of the two, accurate to float32
-    rounding; otherwise the arctangent.
-    """
-    if not is_recording() or sine.dtype != torch.float32:
+    """Angle in [0, pi] of points on the upper half of the unit circle: ``sine >= 0``."""
+    if not _fusible(sine):
         return torch.atan2(sine, cosine)
-    across, along = sine.abs(), cosine.abs()
-    x = torch.minimum(across, along)
+    theta = _first_quadrant(sine, cosine.abs())
+    return torch.where(cosine < 0, math.pi - theta, theta)
+
+
+def arcsine(sine: Tensor, cosine: Tensor) -> Tensor:
+    """Angle in [-pi/2, pi/2] of points on the right half of the unit circle: ``cosine >= 0``."""
+    if not _fusible(sine):
+        return torch.atan2(sine, cosine)
+    theta = _first_quadrant(sine.abs(), cosine)
+    return torch.where(sine < 0, -theta, theta)
+
+
+def _fusible(x: Tensor) -> bool:
+    return is_recording() and x.dtype == torch.float32
+
+
+def _first_quadrant(sine: Tensor, cosine: Tensor) -> Tensor:
+    """Polynomial of the smaller of the two, accurate to the rounding of float32."""
+    steep = sine > cosine
+    x = torch.where(steep, cosine, sine)
     square = x * x
     series = torch.full_like(x, _ASIN[-1])
     for c in reversed(_ASIN[:-1]):
         series = series * square + c
     theta = x + (x * square) * series
-    theta = torch.where(across > along, math.pi / 2 - theta, theta)
-    theta = torch.where(cosine < 0, math.pi - theta, theta)
-    return torch.where(sine < 0, -theta, theta)
+    return torch.where(steep, math.pi / 2 - theta, theta)

@@ -19,21 +19,6 @@ from torch import Tensor
 _recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 
-@torch.library.custom_op("skntk::materialize", mutates_args=())
-def _materialize(x: Tensor) -> Tensor:
-    return x.clone()
-
-
-@_materialize.register_fake
-def _(x: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-def rows(x: Tensor) -> Tensor:
-    """Return `x`, a quantity of single inputs, for a compiler not to redo it for each pair."""
-    return _materialize(x) if _recording.get() else x
-
-
 def is_recording() -> bool:
     """Whether operations are being recorded for a compiler."""
     return _recording.get()
@@ -46,7 +31,7 @@ def any_zero(k: Tensor) -> bool:
 
 @contextmanager
 def recording() -> Iterator[None]:
-    """While operations are recorded for a compiler, `rows` marks what it must not redo."""
+    """Record operations for a compiler meanwhile."""
     token = _recording.set(True)
     try:
         yield
@@ -100,7 +85,7 @@ class State:
     @property
     def nngp(self) -> Tensor:
         """Covariance of the signals."""
-        size = rows(safe_sqrt(self.k1)) * rows(safe_sqrt(self.k2))
+        size = safe_sqrt(self.k1) * safe_sqrt(self.k2)
         return torch.addcmul(size, size, self.delta, value=-1)
 
     @property
@@ -111,7 +96,7 @@ class State:
     @property
     def sum_of_squares(self) -> tuple[Tensor, Tensor]:
         """Variances of the difference and of the sum of the two signals, free of cancellation."""
-        a, b = rows(safe_sqrt(self.k1)), rows(safe_sqrt(self.k2))
+        a, b = safe_sqrt(self.k1), safe_sqrt(self.k2)
         apart, both = (a - b).square(), (2 * a) * b
         return apart + both * self.delta, apart + both * (2 - self.delta)
 
@@ -137,13 +122,14 @@ class State:
         """
         if self.own:
             return State(k1, k2, (k1 == 0).to(k1.dtype), own=True)
-        inverse = rows(safe_rsqrt(k1)) * rows(safe_rsqrt(k2))
-        delta = (1 - cross * inverse).clamp(0, 2)
+        inverse = safe_rsqrt(k1) * safe_rsqrt(k2)
+        delta = (1 - cross * inverse).clamp_min(0)
         eps = torch.finfo(delta.dtype).eps
         near = self.delta < eps ** (2 / 3)
-        if _recording.get() or near.any():
-            near = near & ((self.k1 - self.k2).abs() <= rows(8 * eps * self.k1))
-            delta = torch.where(near, self.delta * ((slope * inverse) * self.k1), delta)
+        if is_recording() or near.any():
+            first = self.delta * ((slope * inverse) * self.k1)
+            alike = (self.k1 - self.k2).abs() <= 8 * eps * self.k1
+            delta = torch.where(near, torch.where(alike, first, delta), delta)
         return State(k1, k2, delta)
 
 
@@ -178,13 +164,12 @@ def superpose(states: Sequence[State], constant: float | Tensor = 0.0) -> State:
     if not (isinstance(constant, float) and constant == 0):
         std = safe_sqrt(constant) if isinstance(constant, Tensor) else constant**0.5
         shares.append((std * i1, std * i2))
-    shares = [(rows(r1), rows(r2)) for r1, r2 in shares]
     terms = [r1 * r2 * s.delta for (r1, r2), s in zip(shares, states, strict=False)]
     delta = sum(terms[1:], start=terms[0])
     for r1, r2 in shares:
         delta = torch.addcmul(delta, apart := r1 - r2, apart, value=0.5)
     # A signal of variance 0 has no shares: half of its flag completes delta to 1.
-    for k in (k1, k2):
+    for k in (k1, k2) if isinstance(constant, Tensor) or constant == 0 else ():
         if any_zero(k):
-            delta = delta + 0.5 * rows((k == 0).to(k.dtype))
+            delta = delta + 0.5 * (k == 0).to(k.dtype)
     return State(k1, k2, delta, ntk)

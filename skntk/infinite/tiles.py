@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import scipy.fft
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
-from skntk.core import SkntkWarning
 from skntk.infinite.featurewise import FeaturewiseInputs
+from skntk.infinite.fusing import fused
 from skntk.infinite.inputs import Inputs, angles
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
-from skntk.infinite.state import State, recording
+from skntk.infinite.state import State
 
 #: Relative accuracy of a collapsed kernel, and the nodes at which its function is sampled.
 COLLAPSE_TOL = {torch.float32: 1e-7, torch.float64: 2e-14}
@@ -27,7 +23,7 @@ NODES = 160
 
 def read(state: State, kind: str) -> Tensor:
     """Kernel of one kind from a program's result, with all axes of its pairs."""
-    shape = torch.broadcast_shapes(state.k1.shape, state.k2.shape, state.delta.shape)
+    shape = torch.broadcast_tensors(state.k1, state.k2, state.delta)[0].shape
     out = state.nngp if kind == "nngp" else state.tangent
     return torch.zeros_like(state.delta).expand(shape) if out is None else out.expand(shape)
 
@@ -181,35 +177,6 @@ def tiles(
         if made is not None and made.coefficients is not None:
             return made
     return DirectTiles(program, kind, like, compiled=fusible)
-
-
-def fused(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`function` through ``torch.compile``, from its first call on, for arguments of one shape.
-
-    The operations are recorded once by running the function, so that the compiler sees a flat
-    graph of tensors. If it fails, a warning says so and the function itself is called.
-    """
-    made: dict[tuple[Any, ...], Callable[..., Tensor]] = {}
-
-    def run(*args: Tensor) -> Tensor:
-        shapes = tuple((a.shape, a.dtype, a.device) for a in args)
-        if shapes not in made:
-            try:
-                with recording():
-                    graph = make_fx(lambda *flat: function(*flat))(*args)
-                made[shapes] = torch.compile(graph, dynamic=False)
-                return made[shapes](*args)
-            except Exception as error:
-                made[shapes] = function
-                warnings.warn(
-                    "torch.compile failed and the plain path is used instead (same values, "
-                    f"slower): {str(error).strip().splitlines()[0]}",
-                    SkntkWarning,
-                    stacklevel=4,
-                )
-        return made[shapes](*args)
-
-    return run
 
 
 _fused_clenshaw = fused(clenshaw)

@@ -63,14 +63,15 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         10 values from 1e-4 to 3; 1e-2 without tuning.
     param_grid : dict, optional
         Candidates of the average by name: "depth", "activation", "weight_std", "bias_std",
-        "kind", "alpha". They replace the values of these parameters.
+        "embedding", "kind", "alpha". They replace the values of these parameters.
     tuning : {"loo", "marginal_likelihood"} or None, default="loo"
         Leave-one-out average over the candidates; or one kernel by the evidence of the one-hot
         labels, with gradients for weight_std, and for bias_std unless it is a number, then the
         average over alpha. Above 1000 rows, a random subset of 1000 is tuned on, and the best
         machine of each kind is trained on all rows. The temperature is by leave-one-out always.
     ard : bool, default=False
-        Tune one input scale per feature; needs ``tuning="marginal_likelihood"``.
+        Tune one input scale per feature, ``choice_.feature_scales``; needs
+        ``tuning="marginal_likelihood"``.
     device : str or torch.device, default="cpu"
         Where kernels are computed and solved.
     dtype : {"float64", "float32"}, default="float64"

@@ -58,18 +58,19 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         Ridge relative to the weighted mean diagonal of the kernel, at least 0. "auto" is tuned
         over 22 values from 1e-6 to 10; 1e-3 without tuning.
     param_grid : dict, optional
-        Candidates of the tuning by name: "depth", "activation", "weight_std", "bias_std", "kind",
-        "alpha". They replace the values of these parameters.
+        Candidates of the tuning by name: "depth", "activation", "weight_std", "bias_std",
+        "embedding", "kind", "alpha". They replace the values of these parameters.
     training_time : float, default=inf
-        Time of gradient flow on the loss :math:`\frac1{2nk}\sum (f - y)^2`, as regularization;
-        hyperparameters are tuned as at infinite time.
+        Time of gradient flow on the loss :math:`\frac1{2nk}\sum (f - y)^2`, as regularization of
+        the mean; hyperparameters and ``uncertainty="gp"`` are those at infinite time.
     tuning : {"loo", "marginal_likelihood"} or None, default="loo"
         Leave-one-out log predictive density over the candidates, with one eigendecomposition a
         kernel; or the evidence, with gradients through the kernel, from the best candidate, for
         weight_std, and for bias_std and alpha unless these are numbers. Above 2000 (1000) rows, a
         random subset of that many is tuned on.
     ard : bool, default=False
-        Tune one input scale per feature; needs ``tuning="marginal_likelihood"``.
+        Tune one input scale per feature, ``choice_.feature_scales``; needs
+        ``tuning="marginal_likelihood"``.
     uncertainty : {"gp", "ensemble"}, default="gp"
         What standard deviations are: the posterior of the Gaussian process, or the spread of
         networks trained from different initializations, which can exceed the prior.
@@ -283,6 +284,8 @@ class NTKRegressor(RegressorMixin, NTKMachine):
             raise ValueError(f"alpha={self.alpha!r} must be finite and at least 0.")
         if alpha.size > 1 and self.tuning is not None:
             raise ValueError("alpha with one value per target needs tuning=None.")
+        if alpha.size > 1 and self.uncertainty == "ensemble":
+            raise ValueError("uncertainty='ensemble' needs one alpha for all targets.")
         return float(alpha) if alpha.ndim == 0 else alpha
 
     def _solve(self, tuned: Tuned) -> None:

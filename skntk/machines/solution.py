@@ -135,10 +135,8 @@ class Solution:
     def ensemble(self, X: Tensor, cross: Tensor, *, full: bool) -> Tensor:
         """Spread of trained networks over initializations (Lee et al. 2019, equations 15, 16).
 
-        Parameters and results are those of `posterior`.
+        Parameters and results are those of `posterior`. All outputs must have the same ridge.
         """
-        if len(self.factors) > 1:
-            raise ValueError("uncertainty='ensemble' needs one alpha for all targets.")
         k, kernel, spectral = self.Z.shape[1], self.kernel, self.decomposition
         own = kernel.gram(X, kind="nngp") if full else kernel.diag(X, kind="nngp")
         time, alpha = self.time, float(self.ridges[0])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skntk.infinite.angle import angle
 from skntk.infinite.duals.base import Dual
-from skntk.infinite.state import State, any_zero, rows, safe_sqrt
+from skntk.infinite.state import State, any_zero, safe_sqrt
 
 
 def angle_of(delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +62,7 @@ class RectifierDual(Dual):
         delta = torch.sub(delta, bent, alpha=self.bend).clamp_min(0)
         for k in (s.k1, s.k2):
             if any_zero(k):
-                delta = torch.maximum(delta, rows((k == 0).to(k.dtype)))
+                delta = torch.maximum(delta, (k == 0).to(k.dtype))
         return State(self.size * s.k1, self.size * s.k2, delta), slope
 
     def gain_dual(self) -> Dual:

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from skntk.infinite.angle import angle
+from skntk.infinite.angle import arcsine
 from skntk.infinite.duals.base import Dual
-from skntk.infinite.state import State, rows, safe_sqrt
+from skntk.infinite.state import State, safe_sqrt
 
 
 def one_minus_overlap(s: State, scale: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -19,11 +19,11 @@ def one_minus_overlap(s: State, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     :math:`c` = `scale`. All terms of :math:`1 - o^2 = w_1 + w_2 (1 - w_1) + (1 - w_1)(1 - w_2)
     (1 - \rho^2)` are positive.
     """
-    w1, w2 = rows(1 / (1 + scale * s.k1)), rows(1 / (1 + scale * s.k2))
-    c1, c2 = rows(safe_sqrt((scale * s.k1) * w1)), rows(safe_sqrt((scale * s.k2) * w2))
+    w1, w2 = 1 / (1 + scale * s.k1), 1 / (1 + scale * s.k2)
+    c1, c2 = safe_sqrt((scale * s.k1) * w1), safe_sqrt((scale * s.k2) * w2)
     both = c1 * c2
     left = torch.addcmul(torch.addcmul(w1, w2, c1.square()), both.square(), s.delta * (2 - s.delta))
-    return left, both * (1 - s.delta), rows(w1.sqrt()) * rows(w2.sqrt())
+    return left, both * (1 - s.delta), w1.sqrt() * w2.sqrt()
 
 
 class ErfDual(Dual):
@@ -47,8 +47,9 @@ class ErfDual(Dual):
     def cross(self, s: State) -> tuple[State, Tensor]:
         """Apply the arcsine, as the arctangent that stays accurate next to one."""
         left, overlap, root = one_minus_overlap(s, 2 * self.b**2)
-        sigma = (self.a**2 * (2 / math.pi)) * angle(overlap, left.sqrt())
-        slope = ((self.a * self.b) ** 2 * (4 / math.pi)) * (root * left.rsqrt())
+        length = left.sqrt()
+        sigma = (self.a**2 * (2 / math.pi)) * arcsine(overlap, length)
+        slope = ((self.a * self.b) ** 2 * (4 / math.pi)) * root / length
         if self.c:
             sigma = sigma + self.c**2
         return s.with_cross(self.diag(s.k1)[0], self.diag(s.k2)[0], sigma, slope), slope
@@ -69,10 +70,10 @@ class GELUDual(Dual):
 
     def _both(self, s: State) -> tuple[Tensor, Tensor]:
         left, overlap, root = one_minus_overlap(s, 1.0)
-        rho, size = 1 - s.delta, rows(safe_sqrt(s.k1)) * rows(safe_sqrt(s.k2))
-        below = 0.25 + angle(overlap, left.sqrt()) / (2 * math.pi)
+        rho, size = 1 - s.delta, safe_sqrt(s.k1) * safe_sqrt(s.k2)
+        below = 0.25 + arcsine(overlap, left.sqrt()) / (2 * math.pi)
         density = (root * size) * left.rsqrt() / (2 * math.pi)
-        w = rows(1 / (1 + s.k1)) + rows(1 / (1 + s.k2))
+        w = 1 / (1 + s.k1) + 1 / (1 + s.k2)
         sigma = size * (rho * below + density * (s.delta * (2 - s.delta) + rho.square() * w))
         return sigma, below + rho * density * (w + root.square() / left)
 
@@ -103,7 +104,7 @@ class SinDual(Dual):
         even = torch.exp(-0.5 * self.b**2 * difference)
         odd = torch.exp(-0.5 * self.b**2 * total)
         # even - odd cancels where the covariance is small; a hyperbolic sine does not.
-        size = rows(torch.exp(-0.5 * self.b**2 * s.k1)) * rows(torch.exp(-0.5 * self.b**2 * s.k2))
+        size = torch.exp(-0.5 * self.b**2 * s.k1) * torch.exp(-0.5 * self.b**2 * s.k2)
         both = self.b**2 * s.nngp
         small = both.abs() < 1
         sine = 2 * size * torch.sinh(both * small)

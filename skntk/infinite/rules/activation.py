@@ -11,7 +11,7 @@ from torch import Tensor
 from skntk.infinite.duals import Dual, QuadratureDual
 from skntk.infinite.duals.quadrature import gain_function
 from skntk.infinite.rules.base import Options, Rule, Signal
-from skntk.infinite.state import State, rows
+from skntk.infinite.state import State
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,6 @@ class Activation(Rule):
         """Apply the dual."""
         (s,) = states
         out, slope = self.dual.apply(s)
-        out = replace(out, k1=rows(out.k1), k2=rows(out.k2))
         if not options.with_ntk:
             return out
         ntk = None if s.ntk is None else s.ntk * slope
