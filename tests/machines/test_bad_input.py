@@ -147,10 +147,9 @@ def test_parameters_of_the_regressor(params, message):
 
 
 def test_uncertainties():
-    model = NTKRegressor(tuning=None, alpha=[0.1, 0.2], uncertainty="ensemble")
-    model.fit(X, X[:, :2])
     with pytest.raises(ValueError, match="one alpha"):
-        model.predict(X, return_std=True)
+        NTKRegressor(tuning=None, alpha=[0.1, 0.2], uncertainty="ensemble").fit(X, X[:, :2])
+    model = NTKRegressor(tuning=None).fit(X, X[:, :2])
     with pytest.raises(ValueError, match="both"):
         model.predict(X, return_std=True, return_cov=True)
     with pytest.raises(ValueError, match="times"):
