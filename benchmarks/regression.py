@@ -43,9 +43,9 @@ def table(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return X, y
 
 
-def ours() -> skntk.NTKRegressor:
-    """Nothing to tune: one depth, one alpha."""
-    return skntk.NTKRegressor(depth=3, alpha=NOISE, tuning=None, **NETWORK)
+def ours(depth: int | str = "auto") -> skntk.NTKRegressor:
+    """Nothing to tune: one alpha, and the default depth, which is 1, or another."""
+    return skntk.NTKRegressor(depth=depth, alpha=NOISE, tuning=None)
 
 
 def peer() -> GaussianProcessRegressor:
@@ -108,15 +108,19 @@ def _speed(n: int, repeats: int) -> str:
     rows = []
     for m in (1000, 5000):
         Z, _ = table(m, seed=1)
+        jobs = {"default depth": ours, "depth 3": lambda: ours(3), "peer": peer}
         seconds = _interleaved(
             {
-                "ours": lambda Z=Z: ours().fit(X, y).predict(Z, return_std=True),
-                "peer": lambda Z=Z: peer().fit(X, y).predict(Z, return_std=True),
+                name: lambda make=make, Z=Z: make().fit(X, y).predict(Z, return_std=True)
+                for name, make in jobs.items()
             },
             repeats,
         )
-        a, b = seconds["ours"], seconds["peer"]
-        rows.append((f"{m} test rows", f"{a:.2f}", f"{b:.2f}", f"{a / b:.2f}"))
+        theirs = seconds.pop("peer")
+        for name, own in seconds.items():
+            rows.append(
+                (f"{m} test rows, {name}", f"{own:.2f}", f"{theirs:.2f}", f"{own / theirs:.2f}")
+            )
     header = (
         f"n = {n}, d = {D}",
         "NTKRegressor(tuning=None), s",
