@@ -14,6 +14,10 @@ import torch
 # Above this many rows the eigenvectors come from `syevr`, whose workspace is O(n) beyond the
 # eigenvectors; `syevd` is a little faster and more orthogonal but wants 2 n^2 numbers more.
 EVD_MAX_ROWS = 16_000
+# The `dpotrf` of OpenBLAS, which SciPy brings, crashed at 20000 rows (a matrix of over 2^31 bytes).
+POTRF_MAX_ROWS = 10_000
+# Rows of a block of the factorization by blocks.
+BLOCK = 1024
 
 
 class Backend(ABC):
@@ -47,7 +51,9 @@ class Lapack(Backend):
     """SciPy's LAPACK on CPU tensors, without a copy."""
 
     def cholesky_(self, C: torch.Tensor) -> int:
-        """Factor by `dpotrf`."""
+        """Factor by `dpotrf`, and by blocks above `POTRF_MAX_ROWS`."""
+        if len(C) > POTRF_MAX_ROWS:
+            return _cholesky_by_blocks_(C)
         _, info = scipy.linalg.lapack.dpotrf(C.numpy().T, lower=1, clean=0, overwrite_a=1)
         return int(info)
 
@@ -83,30 +89,11 @@ class Lapack(Backend):
 
 
 class Torch(Backend):
-    """torch.linalg, for any device; Cholesky by blocks, so that it too works in place."""
-
-    block = 1024
+    """torch.linalg, for any device."""
 
     def cholesky_(self, C: torch.Tensor) -> int:
-        """Factor by right-looking blocks; the trailing update is one GEMM per block row."""
-        n, b = len(C), self.block
-        below = [C[j : j + b, j : j + b].tril(-1) for j in range(0, n, b)]
-        failed = 0
-        for j in range(0, n, b):
-            e = min(j + b, n)
-            upper = C[j:e, j:e].triu()
-            R, info = torch.linalg.cholesky_ex(upper + upper.triu(1).mT, upper=True)
-            if int(info):
-                failed = j + int(info)
-                break
-            C[j:e, j:e] = R
-            if e < n:
-                C[j:e, e:] = torch.linalg.solve_triangular(R.mT, C[j:e, e:], upper=False)
-            for i in range(e, n, b):
-                C[i : i + b, i:].addmm_(C[j:e, i : i + b].mT, C[j:e, i:], alpha=-1.0)
-        for j, lower in zip(range(0, n, b), below, strict=True):
-            C[j : j + b, j : j + b].triu_().add_(lower)
-        return failed
+        """Factor by blocks, so that it too works in place."""
+        return _cholesky_by_blocks_(C)
 
     def solve_triangular_(
         self, R: torch.Tensor, B: torch.Tensor, *, transpose: bool
@@ -129,3 +116,25 @@ class Torch(Backend):
 def for_device(device: torch.device) -> Backend:
     """Return the faster implementation on `device`."""
     return Lapack() if device.type == "cpu" else Torch()
+
+
+def _cholesky_by_blocks_(C: torch.Tensor) -> int:
+    """As `Backend.cholesky_`, by right-looking blocks: one GEMM a block row updates what is left."""
+    n, b = len(C), BLOCK
+    below = [C[j : j + b, j : j + b].tril(-1) for j in range(0, n, b)]
+    failed = 0
+    for j in range(0, n, b):
+        e = min(j + b, n)
+        upper = C[j:e, j:e].triu()
+        R, info = torch.linalg.cholesky_ex(upper + upper.triu(1).mT, upper=True)
+        if int(info):
+            failed = j + int(info)
+            break
+        C[j:e, j:e] = R
+        if e < n:
+            C[j:e, e:] = torch.linalg.solve_triangular(R.mT, C[j:e, e:], upper=False)
+        for i in range(e, n, b):
+            C[i : i + b, i:].addmm_(C[j:e, i : i + b].mT, C[j:e, i:], alpha=-1.0)
+    for j, lower in zip(range(0, n, b), below, strict=True):
+        C[j : j + b, j : j + b].triu_().add_(lower)
+    return failed

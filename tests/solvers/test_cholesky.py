@@ -16,8 +16,20 @@ BACKENDS = [backends.Lapack, backends.Torch]
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.__name__, autouse=True)
 def _backend(request, monkeypatch):
     monkeypatch.setattr(backends, "for_device", lambda device: request.param())
-    monkeypatch.setattr(backends.Torch, "block", 7)
+    monkeypatch.setattr(backends, "BLOCK", 7)
     monkeypatch.setattr(importlib.import_module("skntk.solvers.cholesky"), "_BLOCK", 5)
+
+
+def test_many_rows_are_factored_by_blocks(seed, monkeypatch):
+    """LAPACK above its limit: the same factor, and the same refusal."""
+    K = with_eigenvalue(seed, 0.1)
+    expected = torch.linalg.cholesky(K)
+    monkeypatch.setattr(backends, "POTRF_MAX_ROWS", 10)
+    C = K.clone()
+    assert backends.Lapack().cholesky_(C) == 0
+    torch.testing.assert_close(C.triu(), expected.mT, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(C.tril(-1), K.tril(-1), rtol=0, atol=0)
+    assert backends.Lapack().cholesky_(with_eigenvalue(seed, -0.5)) > 0
 
 
 def low_rank(seed, n=16, rank=3):

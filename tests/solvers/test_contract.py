@@ -67,7 +67,7 @@ class FactorContract(ABC):
     def _use_backend(self, monkeypatch):
         monkeypatch.setattr(backends, "for_device", lambda device: self.backend())
         # Blocks of a few rows, so that small matrices have many and a ragged last one.
-        monkeypatch.setattr(backends.Torch, "block", 7)
+        monkeypatch.setattr(backends, "BLOCK", 7)
         monkeypatch.setattr(importlib.import_module("skntk.solvers.cholesky"), "_BLOCK", 5)
         monkeypatch.setattr("skntk.solvers.spectral._CHUNK", 100)
 
