@@ -119,7 +119,7 @@ def for_device(device: torch.device) -> Backend:
 
 
 def _cholesky_by_blocks_(C: torch.Tensor) -> int:
-    """As `Backend.cholesky_`, by right-looking blocks: one GEMM a block row updates what is left."""
+    """As `Backend.cholesky_`, by right-looking blocks: one GEMM a block row updates the rest."""
     n, b = len(C), BLOCK
     below = [C[j : j + b, j : j + b].tril(-1) for j in range(0, n, b)]
     failed = 0
