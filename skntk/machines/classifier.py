@@ -19,7 +19,7 @@ from skntk.core import require
 from skntk.machines.averaging import Average, margin_average, ridge_average, stack, temperature
 from skntk.machines.base import Evaluated, KernelChoice, NTKMachine
 from skntk.machines.categories import Categories
-from skntk.machines.copies import row_ids, share_of_noise
+from skntk.machines.copies import row_ids, scatter_of_copies, share_of_noise
 from skntk.machines.tuning import mean_diagonal, tune_evidence
 from skntk.machines.validation import Interval, StrOptions, fit_context
 from skntk.solvers import Spectral, cholesky, squared_hinge
@@ -205,7 +205,9 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         self.X_fit_, y, w = self._weighted(X, y, sample_weight)
         self.classes_, labels = np.unique(y, return_inverse=True)
         self._categories = Categories.of(self._tensor(self.X_fit_), self._tensor(w))
-        rows, w, whole, scatter, pairs = _merged(self.X_fit_, labels, w)
+        Y = self._tensor(np.eye(len(self.classes_))[labels])
+        scatter, pairs = scatter_of_copies(self._tensor(self.X_fit_), Y, self._tensor(w))
+        rows, w, whole = _merged(self.X_fit_, labels, w)
         self.X_fit_, labels = self.X_fit_[rows], labels[rows]
         if self.tuning is not None:
             w = w / w.mean()
@@ -223,15 +225,20 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
             self._require_square(min(n, ROWS), 2 * len(kernels) + 3.2)
             self._require_square(n, 4)
             left = w if self.tuning else np.where(whole, w, np.minimum(w, 1.0))
-            self._train(kernels, self._tensor(X), labels, self._tensor(w), self._tensor(left))
+            error = self._train(
+                kernels, self._tensor(X), labels, self._tensor(w), self._tensor(left)
+            )
             if self.tuning is not None:
-                self._trust = 1 - share_of_noise(scatter, pairs, self._brier)
+                self._trust = 1 - share_of_noise(float(scatter.sum()), pairs, error)
         return self
 
     def _train(
         self, kernels: list[Evaluated], X: Tensor, labels: np.ndarray, w: Tensor, left: Tensor
-    ) -> None:
-        """Tune on all rows or a subset; keep coefficients (n, C) of each kernel, and a constant."""
+    ) -> float:
+        """Tune on all rows or a subset; keep coefficients (n, C) of each kernel, and a constant.
+
+        Returns the leave-one-out Brier score.
+        """
         n, C = len(labels), len(self.classes_)
         Y = torch.zeros(n, C, dtype=torch.float64, device=X.device)
         Y[torch.arange(n), torch.as_tensor(labels)] = 1.0
@@ -266,7 +273,6 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         share = stack(ridge.left_out, margin.left_out, Y_at, w_at)
         scores = torch.lerp(ridge.left_out, margin.left_out, share)
         errors = (scores.clamp(0, 1) - Y_at).square().sum(1)
-        self._brier = float((w_at * errors).sum() / w_at.sum())
         self.temperature_ = temperature(scores, labels[rows], w_at.cpu().numpy())
         if n > ROWS:
             del grams
@@ -277,6 +283,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
             if bool(dual.any()):
                 self.choices_.append(kernel.choice)
                 self._members.append((kernel, dual))
+        return float((w_at * errors).sum() / w_at.sum())
 
     def _subset(self, labels: np.ndarray) -> np.ndarray:
         """Random rows to tune on, with at least one of each class."""
@@ -390,7 +397,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
 
 def _merged(
     X: np.ndarray, labels: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, int]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Merge the copies of a row that agree in their class, for these are left out together.
 
     Returns
@@ -401,18 +408,14 @@ def _merged(
         Their weights, those of their copies added.
     whole : ndarray of bool of shape (m,)
         Whether there is no other row with the same features.
-    scatter, pairs : float and int
-        Of the one-hot labels of copies, as of `share_of_noise`.
     """
-    _, which = np.unique(X, axis=0, return_inverse=True)
-    which = which.ravel()
-    counts = np.zeros((which.max() + 1, labels.max() + 1))
-    np.add.at(counts, (which, labels), weights)
-    total = counts.sum(1)
-    scatter = float((total - (counts**2).sum(1) / total).sum())
-    agree = ((counts > 0).sum(1) == 1)[which]
+    which = row_ids(torch.as_tensor(X))[0].numpy()
+    low = np.full(which.max() + 1, labels.max())
+    high = np.zeros_like(low)
+    np.minimum.at(low, which, labels)
+    np.maximum.at(high, which, labels)
+    agree = (low == high)[which]
     key = np.where(agree, which, len(X) + np.arange(len(X)))
     _, rows, at = np.unique(key, return_index=True, return_inverse=True)
     order = rows.argsort()
-    merged = np.bincount(at, weights)[order]
-    return rows[order], merged, agree[rows[order]], scatter, len(X) - len(counts)
+    return rows[order], np.bincount(at, weights)[order], agree[rows[order]]

@@ -29,6 +29,26 @@ def row_ids(*blocks: Tensor) -> tuple[Tensor, ...]:
     return tuple(ids.split([len(b) for b in blocks]))
 
 
+def scatter_of_copies(X: Tensor, Z: Tensor, weights: Tensor) -> tuple[Tensor, int]:
+    """Weighted squared differences of copies from their mean, and copies beyond the first.
+
+    Parameters
+    ----------
+    X, Z, weights : Tensor of shape (n, d), (n, k), (n,)
+        Rows, what is known of them, weights.
+
+    Returns
+    -------
+    scatter : Tensor of shape (k,)
+    pairs : int
+    """
+    at = row_ids(X)[0]
+    groups = int(at.max()) + 1
+    weight = weights.new_zeros(groups).index_add_(0, at, weights)[:, None]
+    mean = Z.new_zeros(groups, Z.shape[1]).index_add_(0, at, weights[:, None] * Z) / weight
+    return (weights[:, None] * (Z - mean[at]).square()).sum(0), len(X) - groups
+
+
 def share_of_noise(scatter: float, pairs: float, noise: float) -> float:
     """Which share of the noise differs between copies of a row; the rest belongs to the row.
 

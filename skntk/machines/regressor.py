@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from skntk.core import resolve_dtype
 from skntk.machines.base import EVIDENCE_ROWS, TUNING_ROWS, NTKMachine
 from skntk.machines.categories import Categories
-from skntk.machines.copies import row_ids, share_of_noise
+from skntk.machines.copies import scatter_of_copies, share_of_noise
 from skntk.machines.solution import Solution
 from skntk.machines.targets import Targets
 from skntk.machines.tuning import Tuned, mean_diagonal, tune_evidence, tune_loo
@@ -228,7 +228,8 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         self.X_fit_, y, weights = self._weighted(X, y, sample_weight)
         X, n = self.X_fit_, len(self.X_fit_)
         narrow = 0.5 if resolve_dtype(self.dtype) == torch.float32 else 0.0
-        self._require_square(n, narrow + (1.2 if self._by_cholesky(n) else 3.2))
+        decomposed = (self.tuning == "loo" and n <= TUNING_ROWS) or not self._by_cholesky()
+        self._require_square(n, narrow + (3.2 if decomposed else 1.2))
         w = torch.as_tensor(weights, device=self.device)
         self._targets = Targets.of(y.astype(np.float64), w)
         self._weights_fit = w
@@ -236,11 +237,10 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         self._solve(self._tune(self._tensor(X), self._targets.Z, w))
         return self
 
-    def _by_cholesky(self, n: int) -> bool:
-        """Whether the final solve is one Cholesky factorization."""
-        tuned_on_all = self.tuning == "loo" and n <= TUNING_ROWS
+    def _by_cholesky(self) -> bool:
+        """Whether one Cholesky factorization solves for all rows that are not decomposed yet."""
         per_target = not isinstance(self.alpha, str) and np.size(self.alpha) > 1
-        return not (tuned_on_all or per_target or math.isfinite(self.training_time))
+        return not (per_target or math.isfinite(self.training_time))
 
     def _tune(self, X: Tensor, Z: Tensor, w: Tensor) -> Tuned:
         """Choose kernel, ridge and scale, on all rows or a random subset."""
@@ -305,7 +305,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
             w,
             ridges,
             time=self._pace(self.training_time),
-            by_cholesky=self._by_cholesky(n),
+            by_cholesky=self._by_cholesky(),
             spectral=tuned.spectral if tuned.spectral and tuned.spectral.n_samples == n else None,
         )
         self.jitter_ = self._solution.jitter
@@ -324,15 +324,11 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         fixed = not isinstance(self.alpha, str) and "alpha" not in (self.param_grid or {})
         if self.tuning != "loo" or fixed or self.uncertainty == "ensemble" or len(X) <= 2:
             return 1.0
-        at = row_ids(X)[0]
-        groups = int(at.max()) + 1
-        if groups == len(X):
+        scatter, pairs = scatter_of_copies(X, Z, w)
+        if not pairs:
             return 1.0
-        weight = w.new_zeros(groups).index_add_(0, at, w)[:, None]
-        mean = Z.new_zeros(groups, Z.shape[1]).index_add_(0, at, w[:, None] * Z) / weight
-        scatter = (w[:, None] * (Z - mean[at]).square()).sum(0)
         scatter = scatter / scale.clamp_min(torch.finfo(scale.dtype).tiny)
-        return share_of_noise(float(scatter.mean()), len(X) - groups, float(self.alpha_))
+        return share_of_noise(float(scatter.mean()), pairs, float(self.alpha_))
 
     def _pace(self, time: float) -> float:
         """Training time for n rows as the solvers count them; a row of weight w is w rows."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from written import Written
 
 import skntk
 import skntk.nn as snn
@@ -15,19 +16,6 @@ from skntk.core import SkntkWarning
 
 X = np.random.default_rng(0).normal(size=(6, 4))
 RTOL = {"rtol": 1e-12, "atol": 1e-12}
-
-
-class Written(nn.Module):
-    """A network whose forward pass is `function(module, x)`."""
-
-    def __init__(self, function, **modules):
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def layers(*names, features=4, width=6):

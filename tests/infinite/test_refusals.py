@@ -7,23 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from written import Written
 
 import skntk
 import skntk.nn as snn
 from skntk.core import UnsupportedModuleError
 
 X = np.random.default_rng(0).normal(size=(5, 4))
-
-
-class Written(nn.Module):
-    def __init__(self, function, **modules):
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def linear(m=4, n=4, **options):

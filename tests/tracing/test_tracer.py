@@ -3,20 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from written import Written
 
 from skntk.core import UnsupportedModuleError
 from skntk.tracing import place, trace
-
-
-class Written(nn.Module):
-    def __init__(self, function, **modules):
-        super().__init__()
-        self.function = function
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def leaf(module):
