@@ -8,7 +8,7 @@ from skntk.core.errors import (
     SkntkWarning,
     UnsupportedModuleError,
 )
-from skntk.core.memory import available_bytes, format_bytes, require
+from skntk.core.memory import available_bytes, empty, format_bytes, require
 
 __all__ = [
     "KernelOverflowError",
@@ -18,6 +18,7 @@ __all__ = [
     "UnsupportedModuleError",
     "as_tensor",
     "available_bytes",
+    "empty",
     "format_bytes",
     "like_input",
     "require",

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from skntk.core.errors import MemoryBudgetError
@@ -81,3 +82,21 @@ def require(nbytes: int, what: str, remedy: str, device: torch.device | str = "c
             f"{what} needs {format_bytes(nbytes)} but {format_bytes(free)} are available on "
             f"{torch.device(device)}. {remedy}"
         )
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
+    """Return an uninitialized tensor; on the CPU in memory that NumPy allocates.
+
+    NumPy asks the system for large pages, so that the first write to a matrix takes a quarter of
+    the time; torch does not.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skntk.core import empty
+    >>> empty((2, 3), torch.float32, "cpu").shape
+    torch.Size([2, 3])
+    """
+    if torch.device(device).type != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.empty(shape, dtype=str(dtype).removeprefix("torch.")))

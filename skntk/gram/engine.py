@@ -16,10 +16,10 @@ import joblib
 import torch
 from torch import Tensor
 
-from skntk.core import KernelOverflowError, require
+from skntk.core import KernelOverflowError, empty, require
 
 #: Rows and columns of a tile: its working set stays in a core's cache, or fills a GPU.
-CPU_TILE, COMPILED_TILE, CUDA_TILE = 384, 1024, 4096
+CPU_TILE, COMPILED_TILE, CUDA_TILE = 384, 640, 4096
 
 
 class Rows(Protocol):
@@ -92,7 +92,7 @@ def gram(kernel: TileKernel, x1: Rows, x2: Rows | None = None, *, n_jobs: int | 
         kernel.device,
     )
     diagonals = [diagonal(kernel, x) for x in ((x1,) if symmetric else (x1, x2))]
-    out = torch.empty((n1, n2), dtype=kernel.dtype, device=kernel.device)
+    out = empty((n1, n2), kernel.dtype, kernel.device)
     side = _side(kernel)
     blocks = [
         (a, b)
