@@ -7,8 +7,8 @@ and by whom, and writes them into one matrix.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -18,8 +18,10 @@ from torch import Tensor
 
 from skntk.core import KernelOverflowError, empty, require
 
-#: Rows and columns of a tile: its working set stays in a core's cache, or fills a GPU.
-CPU_TILE, COMPILED_TILE, CUDA_TILE = 384, 640, 4096
+#: Rows and columns of a tile: on each thread its share stays in a core's cache, or it fills a GPU.
+CPU_TILE, CUDA_TILE = 384, 4096
+#: Rows of a diagonal that are computed together.
+DIAGONAL = 2**14
 
 
 class Rows(Protocol):
@@ -40,7 +42,7 @@ class TileKernel(Protocol):
     device : torch.device
         Where they lie.
     compiled : bool
-        Whether a tile is one fused operation, for which larger tiles are faster.
+        Whether tiles are made by code that is compiled for one shape.
     """
 
     dtype: torch.dtype
@@ -68,7 +70,7 @@ def gram(kernel: TileKernel, x1: Rows, x2: Rows | None = None, *, n_jobs: int | 
         that of ``kernel.diag``.
     n_jobs : int, optional
         Workers of `joblib`, with its current backend (threads by default); each computes whole
-        tiles on one thread. By default as many threads as torch uses.
+        tiles on one thread. By default torch's threads share each tile.
 
     Returns
     -------
@@ -93,28 +95,27 @@ def gram(kernel: TileKernel, x1: Rows, x2: Rows | None = None, *, n_jobs: int | 
     )
     diagonals = [diagonal(kernel, x) for x in ((x1,) if symmetric else (x1, x2))]
     out = empty((n1, n2), kernel.dtype, kernel.device)
-    side = _side(kernel)
+    sides = _side(kernel, n1, n_jobs), _side(kernel, n2, n_jobs)
     blocks = [
-        (a, b)
-        for a in _starts(n1, side, kernel.compiled)
-        for b in _starts(n2, side, kernel.compiled)
-        if not symmetric or b >= a
+        (rows, columns)
+        for rows in _slices(n1, sides[0], kernel.compiled)
+        for columns in _slices(n2, sides[1], kernel.compiled)
+        if not symmetric or columns.start >= rows.start
     ]
 
-    def compute(block: tuple[int, int]) -> tuple[int, int, Tensor]:
-        a, b = block
-        return a, b, kernel.tile(x1[a : a + side], x2[b : b + side])
+    def compute(block: tuple[slice, slice]) -> tuple[slice, slice, Tensor]:
+        rows, columns = block
+        return rows, columns, kernel.tile(x1[rows], x2[columns])
 
-    def write(a: int, b: int, tile: Tensor) -> None:
-        if symmetric and a == b:  # to the last bit
+    def write(rows: slice, columns: slice, tile: Tensor) -> None:
+        if symmetric and rows == columns:  # to the last bit
             tile = tile.triu() + tile.triu(1).T
-        out[a : a + side, b : b + side] = tile
-        if symmetric and a != b:
-            out[b : b + side, a : a + side] = tile.T
+        out[rows, columns] = tile
+        if symmetric and rows != columns:
+            out[columns, rows] = tile.T
 
     _keep_freed_memory()
-    pooled = kernel.device.type == "cpu" and not kernel.compiled
-    _schedule(compute, write, blocks, n_jobs, pooled)
+    _schedule(compute, write, blocks, n_jobs)
     if symmetric:
         out.diagonal().copy_(diagonals[0])
     return out
@@ -131,12 +132,12 @@ def _keep_freed_memory() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-def _starts(n: int, side: int, whole: bool) -> list[int]:
-    """First rows of the blocks; with `whole`, the last block overlaps its neighbour to be full."""
+def _slices(n: int, side: int, whole: bool) -> list[slice]:
+    """Blocks of rows; with `whole`, the last one overlaps its neighbour to be full."""
     starts = list(range(0, n, side))
-    if whole and n > side:
-        starts[-1] = n - side
-    return starts
+    if whole:
+        starts[-1] = max(n - side, 0)
+    return [slice(start, min(start + side, n)) for start in starts]
 
 
 def diagonal(kernel: TileKernel, x: Rows) -> Tensor:
@@ -147,8 +148,7 @@ def diagonal(kernel: TileKernel, x: Rows) -> Tensor:
     KernelOverflowError
         If a value is not finite.
     """
-    side = _side(kernel)
-    blocks = [kernel.diag(x[a : a + side]) for a in range(0, len(x), side)]
+    blocks = [kernel.diag(x[a : a + DIAGONAL]) for a in range(0, len(x), DIAGONAL)]
     return check_finite(torch.cat(blocks) if len(blocks) > 1 else blocks[0])
 
 
@@ -170,42 +170,36 @@ def check_finite(values: Tensor) -> Tensor:
     return values
 
 
-def _side(kernel: TileKernel) -> int:
-    """Rows and columns of a tile."""
+def _side(kernel: TileKernel, n: int, n_jobs: int | None = None) -> int:
+    """Rows of a tile: about the same for all tiles of n rows."""
+    threads = torch.get_num_threads() if n_jobs is None else 1
+    side = CPU_TILE * math.isqrt(64 * threads) // 8
     if kernel.device.type == "cuda":
-        return CUDA_TILE
-    return COMPILED_TILE if kernel.compiled else CPU_TILE
+        side = CUDA_TILE
+    return math.ceil(n / math.ceil(n / side))
 
 
 def _schedule(
-    compute: Callable[[tuple[int, int]], tuple[int, int, Tensor]],
-    write: Callable[[int, int, Tensor], None],
-    blocks: list[tuple[int, int]],
+    compute: Callable[[tuple[slice, slice]], tuple[slice, slice, Tensor]],
+    write: Callable[[slice, slice, Tensor], None],
+    blocks: list[tuple[slice, slice]],
     n_jobs: int | None,
-    pooled: bool,
 ) -> None:
-    """Compute and write all blocks, in this thread, in a pool of threads, or by joblib."""
-    threads = torch.get_num_threads()
-    if n_jobs is not None:
-        run = joblib.delayed(_alone)
-        results = joblib.Parallel(n_jobs, prefer="threads", return_as="generator_unordered")(
-            run(compute, block) for block in blocks
-        )
-        with _threads_restored():
-            for a, b, tile in results:
-                write(a, b, torch.as_tensor(tile))
-    elif not pooled or threads == 1 or len(blocks) == 1:
+    """Compute and write all blocks, one after the other or by joblib."""
+    if n_jobs is None:
         for block in blocks:
             write(*compute(block))
-    else:
-        with (
-            _threads_restored(),
-            ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        ):
-            _drain(pool.map(lambda block: write(*compute(block)), blocks))
+        return
+    run = joblib.delayed(_alone)
+    results = joblib.Parallel(n_jobs, prefer="threads", return_as="generator_unordered")(
+        run(compute, block) for block in blocks
+    )
+    with _threads_restored():
+        for rows, columns, tile in results:
+            write(rows, columns, torch.as_tensor(tile))
 
 
-def _alone(compute: Callable[[tuple[int, int]], Any], block: tuple[int, int]) -> Any:
+def _alone(compute: Callable[[tuple[slice, slice]], Any], block: tuple[slice, slice]) -> Any:
     """Compute one block on one thread of torch's."""
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
@@ -220,8 +214,3 @@ def _threads_restored() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _drain(results: Iterable[Any]) -> None:
-    for _ in results:
-        pass

@@ -16,7 +16,7 @@ from skntk.infinite.inputs import Inputs, angles, complement
 
 #: Relative accuracy, and the nodes at which a function is sampled; twice as many as terms allowed.
 TOL = {torch.float32: 1e-7, torch.float64: 2e-14}
-NODES = 160
+NODES = 128
 #: Peaks that are tried, see `Variable`.
 PEAKS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
 #: Sum of the sizes of a polynomial's coefficients, relative to its largest value, up to which
@@ -111,17 +111,19 @@ class Series:
         coefficients[:, [0, -1]] /= 2
         tail = np.cumsum(np.abs(coefficients[:, ::-1]), axis=1)[:, ::-1]
         lengths = (tail > TOL[dtype] * scale).sum(1).clip(min=1)
-        made: list[tuple[float, Series]] = []
-        for variable, row, length in zip(VARIABLES, coefficients, lengths, strict=True):
-            if length > NODES // 2:
+        logs = np.array([_LOG * (v.angular and v.peak is not None) for v in VARIABLES])
+        best, cheapest = None, math.inf
+        for i in np.argsort(lengths + logs):
+            if lengths[i] > NODES // 2 or lengths[i] + logs[i] >= cheapest:
                 continue
-            powers = chebyshev.cheb2poly(row[:length])
+            row = coefficients[i, : lengths[i]]
+            powers = chebyshev.cheb2poly(row)
             stable = bool(np.abs(powers).sum() <= STABLE * scale)
-            cost = (1 if stable else 2) * length
-            cost += _LOG * (variable.angular and variable.peak is not None)
-            kept = tuple((powers if stable else row[:length]).tolist())
-            made.append((cost, cls(variable, kept, stable)))
-        return min(made, key=lambda pair: pair[0])[1] if made else None
+            cost = (1 if stable else 2) * lengths[i] + logs[i]
+            if cost < cheapest:
+                kept = tuple((powers if stable else row).tolist())
+                best, cheapest = cls(VARIABLES[i], kept, stable), cost
+        return best
 
     def between(self, x1: Inputs, x2: Inputs) -> Tensor:
         """Values for all pairs of rows: (n1, n2)."""

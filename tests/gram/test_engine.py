@@ -41,7 +41,6 @@ def symmetric(n, seed=0):
 def test_each_pair_once(n, side, compiled):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "CPU_TILE", side)
-        patch.setattr(engine, "COMPILED_TILE", side)
         kernel = Table(symmetric(n), compiled)
         assert torch.equal(gram(kernel, torch.arange(n)), kernel.matrix)
         pairs = kernel.seen + kernel.seen.T
@@ -50,6 +49,7 @@ def test_each_pair_once(n, side, compiled):
         if compiled:  # tiles of one shape; the last ones overlap their neighbours
             assert len(kernel.shapes) == 1
         else:
+            side = math.ceil(n / math.ceil(n / side))  # tiles of about one size
             off = ~torch.block_diag(*[torch.ones(side, side)] * math.ceil(n / side)).bool()[:n, :n]
             assert (pairs[off] == 1).all()
 
@@ -58,7 +58,6 @@ def test_each_pair_once(n, side, compiled):
 def test_rectangles(n1, n2, side, compiled):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "CPU_TILE", side)
-        patch.setattr(engine, "COMPILED_TILE", side)
         kernel = Table(torch.arange(400.0, dtype=torch.float64).reshape(20, 20), compiled)
         expected = kernel.matrix[:n1, :n2]
         assert torch.equal(gram(kernel, torch.arange(n1), torch.arange(n2)), expected)
@@ -128,7 +127,7 @@ def test_overflow_is_found_on_either_diagonal(value):
 
 
 def test_diagonal_is_computed_in_blocks(monkeypatch):
-    monkeypatch.setattr(engine, "CPU_TILE", 3)
+    monkeypatch.setattr(engine, "DIAGONAL", 3)
     kernel, sizes = Table(symmetric(10)), []
     inner = kernel.diag
     kernel.diag = lambda x: sizes.append(len(x)) or inner(x)

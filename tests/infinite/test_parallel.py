@@ -37,13 +37,13 @@ def test_threads(activation, bias_std, n_jobs):
     assert torch.get_num_threads() == threads
 
 
-def test_a_pool_of_threads_when_torch_has_several():
+def test_threads_of_torch():
+    """More of them make larger tiles, of the same values."""
     kernel = skntk.infinite_width(network("relu"))
     expected = kernel.gram(X)
     torch.set_num_threads(2)
     try:
-        np.testing.assert_array_equal(kernel.gram(X), expected)
-        assert torch.get_num_threads() == 2
+        np.testing.assert_allclose(kernel.gram(X), expected, rtol=1e-12)
     finally:
         torch.set_num_threads(1)
 
@@ -76,7 +76,7 @@ def test_processes_state_the_same_quadrature_error():
 @needs_compiler
 def test_compiled(monkeypatch):
     """The first tile has no near rows: a compiler must not take that for a rule."""
-    monkeypatch.setattr(engine, "COMPILED_TILE", 8)
+    monkeypatch.setattr(engine, "CPU_TILE", 8)
     rows = np.vstack([X[:24], X[16:20], -X[8:11], np.zeros((1, 4)), 1e-7 + X[:1]])
     net = nn.Sequential(
         snn.Linear(4, 2, bias_std=0.3), snn.Erf(), snn.Linear(2, 2, bias_std=0.3), nn.ReLU(),
@@ -94,7 +94,7 @@ def test_compiled(monkeypatch):
 
 @needs_compiler
 def test_compiled_and_collapsed(monkeypatch):
-    monkeypatch.setattr(engine, "COMPILED_TILE", 16)
+    monkeypatch.setattr(engine, "CPU_TILE", 16)
     rows = np.vstack([X, X[:2], -X[:1], np.zeros((1, 4))]).astype(np.float32)
     kernel = skntk.infinite_width(network("relu", 0.0))
     plain, compiled = kernel.gram(rows), kernel.gram(rows, compile=True)
@@ -104,7 +104,7 @@ def test_compiled_and_collapsed(monkeypatch):
 
 def test_series_are_not_compiled(monkeypatch):
     """Their length depends on the values: rows of unequal sizes need unequal lengths."""
-    monkeypatch.setattr(engine, "COMPILED_TILE", 16)
+    monkeypatch.setattr(engine, "CPU_TILE", 16)
     rows = X * np.linspace(0.1, 3.0, len(X))[:, None]
     kernel = skntk.infinite_width(network(nn.SiLU()))
     np.testing.assert_allclose(

@@ -15,7 +15,7 @@ FUNCTIONS = {
     "narrow peak": lambda delta: 0.01 / (delta + 0.01),
     "angle": lambda delta: 1 - (1 - delta).clamp(-1, 1).acos(),
     "peak in the angle": lambda delta: 0.2 / ((1 - delta).clamp(-1, 1).acos() + 0.2),
-    "two narrow peaks": lambda delta: 0.04 / (delta + 0.04) - 0.04 / (2.04 - delta),
+    "two narrow peaks": lambda delta: 0.1 / (delta + 0.1) - 0.1 / (2.1 - delta),
 }
 
 
