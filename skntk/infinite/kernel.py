@@ -14,7 +14,7 @@ from skntk.infinite.featurewise import FeaturewiseInputs
 from skntk.infinite.inputs import Inputs
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
-from skntk.infinite.tiles import DirectTiles, read, tiles
+from skntk.infinite.tiles import DirectTiles, tiles
 
 KINDS = ("ntk", "nngp")
 EMBEDDINGS = ("none", "featurewise")
@@ -210,8 +210,7 @@ class InfiniteKernel:
         program = self.program(tuple(x.shape[1:]))
         inputs = self._prepared(x)
         if x.requires_grad:
-            state = program.run(inputs.own(), Options(with_ntk=kind == "ntk"))
-            return check_finite(read(state, kind))
+            return check_finite(program.kernel(inputs.own(), Options(kind == "ntk"), kind))
         return like_input(diagonal(DirectTiles(program, kind, inputs.square), inputs), X)
 
     @staticmethod
@@ -227,10 +226,10 @@ class InfiniteKernel:
             "Use fewer rows at a time, or inputs without requires_grad.",
             one.square.device,
         )
-        own = check_finite(read(program.run(one.own(), options), kind))
-        full = read(program.run(one.pairs(one if two is None else two), options), kind)
+        own = check_finite(program.kernel(one.own(), options, kind))
+        full = program.kernel(one.pairs(one if two is None else two), options, kind)
         if two is not None:
-            check_finite(read(program.run(two.own(), options), kind))
+            check_finite(program.kernel(two.own(), options, kind))
             return full
         return full - torch.diag_embed(full.diagonal() - own)
 

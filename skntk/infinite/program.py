@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from skntk.infinite.duals import QuadratureDual
 from skntk.infinite.lowering import Lowering
@@ -60,8 +60,20 @@ class Program:
 
     def run(self, state: State, options: Options) -> State:
         """State of the output from that of the input."""
+        return self.output.combine(self._states(self.rules, state, options))
+
+    def kernel(self, state: State, options: Options, kind: str) -> Tensor:
+        """Kernel of the output alone ("ntk", "nngp") from the state of the input."""
+        *before, last = self.rules
+        if dict(self.output.terms) != {last: 1.0} or isinstance(last, Input):
+            return self.run(state, options).kernel(kind)
+        states = self._states(before, state, options)
+        return last.kernel([signal.combine(states) for signal in last.inputs], options, kind)
+
+    def _states(self, rules: list[Rule], state: State, options: Options) -> dict[Rule, State]:
+        """States that are still of use after `rules`."""
         states: dict[Rule, State] = {}
-        for rule in self.rules:
+        for rule in rules:
             if isinstance(rule, Input):
                 states[rule] = state
             else:
@@ -69,7 +81,7 @@ class Program:
                 states[rule] = rule.apply(inputs, options)
             for spent in self._spent[rule]:
                 del states[spent]
-        return self.output.combine(states)
+        return states
 
     @property
     def degree(self) -> float | None:

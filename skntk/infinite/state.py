@@ -100,6 +100,12 @@ class State:
         apart, both = (a - b).square(), (2 * a) * b
         return apart + both * self.delta, apart + both * (2 - self.delta)
 
+    def kernel(self, kind: str) -> Tensor:
+        """Kernel of one kind ("ntk", "nngp"), with all axes of the pairs."""
+        shape = torch.broadcast_tensors(self.k1, self.k2, self.delta)[0].shape
+        out = self.nngp if kind == "nngp" else self.tangent
+        return torch.zeros_like(self.delta).expand(shape) if out is None else out.expand(shape)
+
     def scaled(self, r1: Tensor, r2: Tensor) -> State:
         """Multiply the signals at each input by a number of their own."""
         ntk = None if self.ntk is None else self.ntk * r1 * r2

@@ -14,13 +14,6 @@ from skntk.infinite.series import Series
 from skntk.infinite.state import State
 
 
-def read(state: State, kind: str) -> Tensor:
-    """Kernel of one kind from a program's result, with all axes of its pairs."""
-    shape = torch.broadcast_tensors(state.k1, state.k2, state.delta)[0].shape
-    out = state.nngp if kind == "nngp" else state.tangent
-    return torch.zeros_like(state.delta).expand(shape) if out is None else out.expand(shape)
-
-
 class DirectTiles:
     """Run the program on each tile.
 
@@ -54,7 +47,7 @@ class DirectTiles:
             self._run = program.compiled.setdefault(kind, fused(self._evaluate))
 
     def _evaluate(self, k1: Tensor, k2: Tensor, delta: Tensor) -> Tensor:
-        return read(self.program.run(State(k1, k2, delta), self.options), self.kind)
+        return self.program.kernel(State(k1, k2, delta), self.options, self.kind)
 
     def tile(self, x1: Inputs, x2: Inputs) -> Tensor:
         """Kernel between two blocks of rows."""
@@ -63,7 +56,7 @@ class DirectTiles:
 
     def diag(self, x: Inputs) -> Tensor:
         """Kernel of each row with itself."""
-        return read(self.program.run(x.own(), self.options), self.kind)
+        return self.program.kernel(x.own(), self.options, self.kind)
 
 
 class CollapsedTiles(DirectTiles):

@@ -17,7 +17,6 @@ from skntk.infinite.featurewise import FeaturewiseInputs
 from skntk.infinite.inputs import Inputs
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
-from skntk.infinite.tiles import read
 from skntk.machines.base import Evaluated, KernelChoice
 from skntk.machines.copies import Merged, merge
 from skntk.solvers import Spectral
@@ -264,11 +263,11 @@ def _profile(
         kind, x = choice.kind, _rows(choice, X, tensors)
         options = _options(kind, tensors)
         blocks = [
-            read(program.run(x[a : a + _ROWS].pairs(x), options), kind)
+            program.kernel(x[a : a + _ROWS].pairs(x), options, kind)
             for a in range(0, len(x), _ROWS)
         ]
         K = torch.cat(blocks)
-        own = read(program.run(x.own(), options), kind)
+        own = program.kernel(x.own(), options, kind)
         K.diagonal().copy_(own)
         K.diagonal().add_(alpha * mean_diagonal(own, weights) / weights)
         factor, info = torch.linalg.cholesky_ex(K)
@@ -320,7 +319,7 @@ def evidence_and_gradient(
     with torch.enable_grad():
         x = _rows(choice, X, leaves)
         options = _options(kind, leaves)
-        own = read(program.run(x.own(), options), kind)
+        own = program.kernel(x.own(), options, kind)
         unit = (weights * own).sum() / weights.sum()
         noise = (G.diagonal() / weights).sum()
         slope_alpha = float(noise * unit.detach())
@@ -334,7 +333,7 @@ def evidence_and_gradient(
         step = max(1, min(_ROWS, _NUMBERS // (n * X.shape[1]))) if wide else _ROWS
         for a in range(0, n, step):
             x = _rows(choice, X, leaves)
-            block = read(program.run(x[a : a + step].pairs(x[a:]), options), kind)
+            block = program.kernel(x[a : a + step].pairs(x[a:]), options, kind)
             cotangent = G[a : a + step, a:].clone()
             cotangent[:, step:] *= 2
             total.append(_pull((cotangent * block).sum(), leaves))

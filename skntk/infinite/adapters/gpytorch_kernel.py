@@ -16,7 +16,6 @@ from skntk.infinite.network import network_kernel
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
 from skntk.infinite.state import State
-from skntk.infinite.tiles import read
 from skntk.nn import activation as make_activation
 
 try:
@@ -232,7 +231,7 @@ class GPyTorchNTKKernel(Kernel):
         return Inputs.of(x.mT.unsqueeze(-1) if last_dim_is_batch else x)
 
     def _run(self, state: State, options: Options) -> Tensor:
-        return read(self._network().run(state, options), self.kind)
+        return self._network().kernel(state, options, self.kind)
 
     def _network(self) -> Program:
         """Program of the network, in which neither scales nor the number of features matter."""

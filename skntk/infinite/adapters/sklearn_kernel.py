@@ -18,7 +18,6 @@ from skntk.infinite.network import network_kernel
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
 from skntk.infinite.state import State
-from skntk.infinite.tiles import read
 
 #: Rows and columns of a tile whose derivatives are computed at one time.
 _TILE = 256
@@ -189,7 +188,7 @@ class InfiniteWidthKernel(Kernel):
         options = Options(self._kind == "ntk", **stds)
         leaves = [stds[name] for name in free]
         with torch.enable_grad():
-            value = read(program.run(state, options), self._kind)
+            value = program.kernel(state, options, self._kind)
             weights = torch.zeros_like(value, requires_grad=True)
             sums = torch.autograd.grad(value, leaves, weights, create_graph=True)
             slopes = [torch.autograd.grad(total, weights, retain_graph=True)[0] for total in sums]

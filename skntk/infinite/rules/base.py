@@ -64,6 +64,10 @@ class Rule(ABC):
     def apply(self, states: Sequence[State], options: Options) -> State:
         """State of the output from the states of the inputs."""
 
+    def kernel(self, states: Sequence[State], options: Options, kind: str) -> Tensor:
+        """Kernel of the output, where nothing else of its state is needed."""
+        return self.apply(states, options).kernel(kind)
+
     @abstractmethod
     def degree(self, degrees: Sequence[float | None]) -> float | None:
         """Degree of homogeneity of the output in the network's input; None if there is none."""

@@ -70,6 +70,20 @@ class Dense(Rule):
             own = self.weight_rate * before.nngp + (self.bias_rate or 0.0)
         return replace(out, ntk=add(own, s.tangent, weight_var))
 
+    def kernel(self, states: Sequence[State], options: Options, kind: str) -> Tensor:
+        """Apply the two equations to covariances as they are."""
+        (s,) = states
+        weight_var, bias_rate = self._variances(options)
+        weight_rate = weight_var
+        if kind == "ntk" and self.weight_rate is not None:
+            weight_rate, bias_rate = self.weight_rate, self.bias_rate or 0.0
+        out = weighted(replace(s, ntk=None, gain=0.0), weight_rate).nngp
+        if isinstance(bias_rate, Tensor) or bias_rate:
+            out = out + bias_rate
+        total = add(out, s.tangent if kind == "ntk" else None, weight_var)
+        assert total is not None
+        return total
+
     def degree(self, degrees: Sequence[float | None]) -> float | None:
         """Return the degree of the input, if nothing is added to it."""
         constant = self.has_bias and (self.bias_var != 0 or bool(self.bias_rate))
