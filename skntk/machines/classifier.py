@@ -42,7 +42,8 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
     Parameters
     ----------
     depth : int or "auto", default="auto"
-        Hidden layers of the default network. "auto" averages over 1 and 3; 3 without tuning.
+        Hidden layers of the default network. "auto" averages over 1 and 3, behind an embedding
+        takes 1; 3 without tuning.
     activation : str or torch.nn.Module, default="relu"
         A name of `skntk.nn.activation_names` or an elementwise module.
     weight_std : float, default=sqrt(2)

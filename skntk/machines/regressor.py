@@ -36,7 +36,8 @@ class NTKRegressor(RegressorMixin, NTKMachine):
     Parameters
     ----------
     depth : int or "auto", default="auto"
-        Hidden layers of the default network. "auto" is tuned over 1 and 3; 1 without tuning.
+        Hidden layers of the default network. "auto" is tuned over 1 and 3, behind an embedding
+        takes 1; 1 without tuning.
     activation : str or torch.nn.Module, default="auto"
         A name of `skntk.nn.activation_names` or an elementwise module. "auto" is tuned over "relu"
         and the smoother "gelu"; "relu" without tuning.

@@ -96,6 +96,21 @@ def test_without_such_columns_it_is_the_network_alone(seed):
     assert {c.embedding for c in tried} == {"none", "featurewise"}
 
 
+@pytest.mark.parametrize("estimator", [NTKRegressor, NTKClassifier])
+def test_an_embedding_counts_as_a_layer(estimator, seed):
+    X, codes = table(seed)
+    y = codes % 2 if estimator is NTKClassifier else 1.0 * codes
+
+    def depths(**params):
+        tried = estimator(bias_std=0.1, **params).fit(X, y).tuning_results_["choice"]
+        return {e: {c.depth for c in tried if c.embedding == e} for e in ("none", "featurewise")}
+
+    assert depths() == {"none": {1, 3}, "featurewise": {1}}
+    assert depths(depth=2) == {"none": {2}, "featurewise": {2}}
+    both = depths(param_grid={"depth": [1, 3]})
+    assert both == {"none": {1, 3}, "featurewise": {1, 3}}
+
+
 @pytest.mark.parametrize("tuning", ["loo", "marginal_likelihood"])
 def test_codes_without_order_are_learned(tuning, seed):
     """Each of ten codes has a mean of its own: what no smooth function of the code is."""
