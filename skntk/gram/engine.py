@@ -20,6 +20,8 @@ from skntk.core import KernelOverflowError, empty, require
 
 #: Rows and columns of a tile: on each thread its share stays in a core's cache, or it fills a GPU.
 CPU_TILE, CUDA_TILE = 384, 4096
+#: Threads for which a tile is enlarged: operations on more numbers than that have enough work.
+MOST_THREADS = 8
 #: Rows of a diagonal that are computed together.
 DIAGONAL = 2**14
 
@@ -172,8 +174,8 @@ def check_finite(values: Tensor) -> Tensor:
 
 def _side(kernel: TileKernel, n: int, n_jobs: int | None = None) -> int:
     """Rows of a tile: about the same for all tiles of n rows."""
-    threads = torch.get_num_threads() if n_jobs is None else 1
-    side = CPU_TILE * math.isqrt(64 * threads) // 8
+    threads = min(torch.get_num_threads(), MOST_THREADS) if n_jobs is None else 1
+    side = round(CPU_TILE * math.sqrt(threads))
     if kernel.device.type == "cuda":
         side = CUDA_TILE
     return math.ceil(n / math.ceil(n / side))
