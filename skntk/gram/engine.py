@@ -19,7 +19,7 @@ from torch import Tensor
 from skntk.core import KernelOverflowError, empty, require
 
 #: Rows and columns of a tile: on each thread its share stays in a core's cache, or it fills a GPU.
-CPU_TILE, CUDA_TILE = 384, 4096
+CPU_TILE, CUDA_TILE = 362, 4096
 #: Threads for which a tile is enlarged: operations on more numbers than that have enough work.
 MOST_THREADS = 8
 #: Rows of a diagonal that are computed together.
@@ -173,12 +173,12 @@ def check_finite(values: Tensor) -> Tensor:
 
 
 def _side(kernel: TileKernel, n: int, n_jobs: int | None = None) -> int:
-    """Rows of a tile: about the same for all tiles of n rows."""
+    """Rows of a tile: the same for all n where code is compiled for it, else evened out."""
     threads = min(torch.get_num_threads(), MOST_THREADS) if n_jobs is None else 1
     side = round(CPU_TILE * math.sqrt(threads))
     if kernel.device.type == "cuda":
         side = CUDA_TILE
-    return math.ceil(n / math.ceil(n / side))
+    return min(n, side) if kernel.compiled else math.ceil(n / math.ceil(n / side))
 
 
 def _schedule(

@@ -64,10 +64,10 @@ class Program:
 
     def kernel(self, state: State, options: Options, kind: str) -> Tensor:
         """Kernel of the output alone ("ntk", "nngp") from the state of the input."""
-        *before, last = self.rules
-        if dict(self.output.terms) != {last: 1.0} or isinstance(last, Input):
+        last = self.output.only
+        if last is None or isinstance(last, Input):
             return self.run(state, options).kernel(kind)
-        states = self._states(before, state, options)
+        states = self._states(self.rules[:-1], state, options)
         return last.kernel([signal.combine(states) for signal in last.inputs], options, kind)
 
     def _states(self, rules: list[Rule], state: State, options: Options) -> dict[Rule, State]:

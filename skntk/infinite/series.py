@@ -39,7 +39,7 @@ class Variable:
     angular : bool
         Whether it is made of the angle rather than of one minus its cosine.
     peak : float or None
-        p, for the logarithm of that plus p; None for no logarithm.
+        p, for the logarithm of one plus that over p; None for no logarithm.
     """
 
     angular: bool
@@ -63,7 +63,7 @@ class Variable:
         if self.peak is None:
             return out.mul_(2 / self._top).sub_(1)
         scale = 2 / math.log1p(self._top / self.peak)
-        return out.add_(self.peak).log_().mul_(scale).sub_(1 + scale * math.log(self.peak))
+        return out.mul_(1 / self.peak).log1p_().mul_(scale).sub_(1)
 
 
 VARIABLES = (

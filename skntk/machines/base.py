@@ -252,9 +252,10 @@ class NTKMachine(ModuleParams):
         for name, options in values.items():
             options = [_plain(o) for o in options]
             choices = [replace(c, **{name: o}) for c in choices for o in options]
-        # An embedding is a layer itself: the two depths that are tried without one are too many.
-        if "depth" not in grid and values["depth"] == list(self._GRID["depth"]):
-            choices = [c for c in choices if c.embedding == "none" or c.depth == 1]
+        # Behind an embedding one hidden layer does: it is a layer itself, or has few values.
+        if tuned and module is None and self.depth == "auto" and "depth" not in grid:
+            least = min(self._GRID["depth"])
+            choices = [c for c in choices if c.embedding == "none" or c.depth == least]
         return choices
 
     def _alphas(self, default: np.ndarray) -> np.ndarray:

@@ -133,3 +133,13 @@ def test_diagonal_is_computed_in_blocks(monkeypatch):
     kernel.diag = lambda x: sizes.append(len(x)) or inner(x)
     assert torch.equal(diagonal(kernel, torch.arange(10)), kernel.matrix.diagonal())
     assert sizes == [3, 3, 3, 1]
+
+
+def test_compiled_tiles_have_one_shape_for_all_large_n(monkeypatch):
+    """Another shape is compiled anew, which takes seconds."""
+    monkeypatch.setattr(engine, "CPU_TILE", 4)
+    kernel = Table(symmetric(20), compiled=True)
+    for n in (5, 11, 20):
+        gram(kernel, torch.arange(n))
+    gram(kernel, torch.arange(9), torch.arange(13))
+    assert kernel.shapes == {(4, 4)}

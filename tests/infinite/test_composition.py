@@ -207,6 +207,48 @@ def test_concatenation_is_weighted_by_width():
     )
 
 
+@pytest.mark.parametrize("embedding", ["none", "featurewise"])
+@pytest.mark.parametrize("kind", ["nngp", "ntk"])
+@pytest.mark.parametrize("activation", [torch.relu, lambda h: h])
+def test_outputs_that_are_made_of_one_layer(activation, kind, embedding):
+    """The kernel of the output is that of its parts times squares of their factors."""
+    parts = layers("a", "b")
+
+    def kernel(output):
+        net = Written(lambda m, x: output(activation(m.b(torch.relu(m.a(x))))), **parts)
+        made = skntk.infinite_width(net, embedding=embedding)
+        np.testing.assert_allclose(np.diag(made(X, kind=kind)), made.diag(X, kind=kind), **RTOL)
+        return made(X, kind=kind)
+
+    plain = kernel(lambda h: h)
+    for output, factor in (
+        (lambda h: 2 * h, 4.0),
+        (lambda h: -h, 1.0),
+        (lambda h: h + h, 4.0),
+        (lambda h: torch.cat([h], 1), 1.0),
+        (lambda h: torch.cat([2 * h], 1), 4.0),
+        (lambda h: torch.cat([h, 2 * h], 1), 2.5),
+    ):
+        np.testing.assert_allclose(kernel(output), factor * plain, **RTOL)
+
+
+@pytest.mark.parametrize("parametrization", ["ntk", "standard", "mup"])
+@pytest.mark.parametrize("bias_std", [None, 0.0, 0.3])
+def test_the_output_layer_alone_is_as_in_a_larger_network(parametrization, bias_std):
+    """A last layer computes its kernel alone; in front of the identity it computes its state."""
+    how = {"parametrization": parametrization}
+    first = snn.Linear(4, 6, weight_std=1.3, bias_std=0.2, **how)
+    if bias_std is None:
+        last = snn.Linear(6, 1, bias=False, weight_std=0.9, **how)
+    else:
+        last = snn.Linear(6, 1, weight_std=0.9, bias_std=bias_std, **how)
+    alone = nn.Sequential(first, nn.LayerNorm(6), nn.ReLU(), last)
+    doubled = Written(lambda m, x: 2 * m.net(x), net=alone)
+    for kind in ("nngp", "ntk"):
+        ours = skntk.infinite_width(alone)(X, kind=kind)
+        np.testing.assert_allclose(skntk.infinite_width(doubled)(X, kind=kind), 4 * ours, **RTOL)
+
+
 def test_product_rule():
     a, b = layers("a")["a"], snn.Linear(4, 6, weight_std=0.7, bias_std=0.5)
     product = skntk.infinite_width(Written(lambda m, x: m.a(x) * m.b(x), a=a, b=b))

@@ -77,3 +77,15 @@ def test_a_deeper_network_has_no_longer_series(activation, bias_std):
         assert len(made.series.coefficients) <= 20
         exact = kernel.gram(X.double(), collapse=False)
         assert (kernel.gram(X) - exact).abs().max() <= 1e-5 * exact.max()
+
+
+@pytest.mark.parametrize("activation", ["sin", "cos", "erf", "gelu", "relu", "abs"])
+@pytest.mark.parametrize(("depth", "weight_std"), [(1, 2.5), (2, 1.4), (4, 1.0)])
+def test_float32_is_as_accurate_as_layer_by_layer(activation, depth, weight_std):
+    X = torch.as_tensor(unit_rows(20), dtype=torch.float32)
+    net = snn.MLP(20, depth=depth, activation=activation, weight_std=weight_std, bias_std=0.1)
+    kernel = skntk.infinite_width(net)
+    for kind in ("ntk", "nngp"):
+        exact = kernel.gram(X.double(), kind=kind, collapse=False)
+        error = (kernel.gram(X, kind=kind) - exact).abs().max() / exact.abs().max()
+        assert error <= 2e-6

@@ -97,7 +97,7 @@ def test_without_such_columns_it_is_the_network_alone(seed):
 
 
 @pytest.mark.parametrize("estimator", [NTKRegressor, NTKClassifier])
-def test_an_embedding_counts_as_a_layer(estimator, seed):
+def test_behind_an_embedding_one_layer_is_tried(estimator, seed):
     X, codes = table(seed)
     y = codes % 2 if estimator is NTKClassifier else 1.0 * codes
 

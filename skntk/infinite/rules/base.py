@@ -121,6 +121,11 @@ class Signal:
     def rules(self) -> tuple[Rule, ...]:
         return tuple(self.terms)
 
+    @property
+    def only(self) -> Rule | None:
+        """The rule whose output this is, as it is; None for any other combination."""
+        return next(iter(self.terms)) if list(self.terms.values()) == [1.0] else None
+
     def scaled(self, factor: float) -> Signal:
         """Multiply by a number."""
         return Signal({rule: factor * c for rule, c in self.terms.items()})
@@ -152,6 +157,10 @@ class Concatenation(Signal):
         """Concatenate `parts`."""
         rules = {rule: 1.0 for _, signal in parts for rule in signal.terms}
         return cls(rules, tuple(parts))
+
+    @property
+    def only(self) -> None:
+        return None
 
     def scaled(self, factor: float) -> Concatenation:
         """Multiply by a number."""

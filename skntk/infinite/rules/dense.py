@@ -73,8 +73,8 @@ class Dense(Rule):
     def kernel(self, states: Sequence[State], options: Options, kind: str) -> Tensor:
         """Apply the two equations to covariances as they are."""
         (s,) = states
-        weight_var, bias_rate = self._variances(options)
-        weight_rate = weight_var
+        weight_var, bias_var = self._variances(options)
+        weight_rate, bias_rate = weight_var, bias_var
         if kind == "ntk" and self.weight_rate is not None:
             weight_rate, bias_rate = self.weight_rate, self.bias_rate or 0.0
         out = weighted(replace(s, ntk=None, gain=0.0), weight_rate).nngp
