@@ -35,6 +35,8 @@ class Program:
         self.rules: list[Rule] = []
         #: Evaluations that ``torch.compile`` made of this program, by kind of kernel.
         self.compiled: dict[str, Any] = {}
+        #: Size of inputs and the series that stands for this program there, by kind and dtype.
+        self.collapsed: dict[tuple[str, Any], tuple[float, Any]] = {}
         seen: set[Rule] = set()
         stack: list[tuple[Rule, bool]] = [(rule, False) for rule in reversed(output.rules)]
         while stack:

@@ -82,8 +82,12 @@ class CollapsedTiles(DirectTiles):
     ) -> None:
         super().__init__(program, kind, like)
         self.degree = degree
-        k = torch.full((1, 1), size, dtype=torch.float64)
-        self.series = Series.shortest(lambda delta: self._evaluate(k, k, delta), self.dtype)
+        known, series = program.collapsed.get((kind, self.dtype), (None, None))
+        if known != size:
+            k = torch.full((1, 1), size, dtype=torch.float64)
+            series = Series.shortest(lambda delta: self._evaluate(k, k, delta), self.dtype)
+            program.collapsed[kind, self.dtype] = size, series
+        self.series: Series | None = series
 
     def tile(self, x1: Inputs, x2: Inputs) -> Tensor:
         """Kernel between two blocks of rows."""
