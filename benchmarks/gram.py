@@ -1,7 +1,8 @@
 """Speed and accuracy of infinite-width NTK Grams beside neural-tangents 0.6.5, jitted.
 
 Both libraries run in this one command, on the same inputs and number of threads, and take turns:
-each repeat times every path of a case once. Medians are printed; compiling is done before and
+each repeat calls every path of a case twice and times the second call, for the first one has to map
+the memory that the others gave back. Medians are printed; compiling is done before and
 printed apart. The peer needs an older NumPy and lives in an environment of its own::
 
     make peers
@@ -248,6 +249,7 @@ def _measure(
     times: dict[str, list[float]] = {who: [] for who in timers}
     for _ in range(repeats):
         for who, timer in timers.items():
+            timer()  # finds memory as the others left it
             times[who].append(timer())
     return {
         "median": {who: statistics.median(values) for who, values in times.items()},
