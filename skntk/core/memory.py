@@ -87,8 +87,7 @@ def require(nbytes: int, what: str, remedy: str, device: torch.device | str = "c
 def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
     """Return an uninitialized tensor; on the CPU in memory that NumPy allocates.
 
-    NumPy asks the system for large pages, so that the first write to a matrix takes a quarter of
-    the time; torch does not.
+    NumPy asks the system for large pages, of which a fresh matrix needs fewer; torch does not.
 
     Examples
     --------

@@ -71,7 +71,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         average over alpha. Above 1000 rows, a random subset of 1000 is tuned on, and the best
         machine of each kind is trained on all rows. The temperature is by leave-one-out always.
     ard : bool, default=False
-        Tune one input scale per feature, ``choice_.feature_scales``; needs
+        Tune one input scale per feature, ``choices_[0].feature_scales``; needs
         ``tuning="marginal_likelihood"``.
     device : str or torch.device, default="cpu"
         Where kernels are computed and solved.

@@ -62,7 +62,7 @@ class Lapack(Backend):
     ) -> torch.Tensor:
         """Solve by `dtrsm`, from the left for columns and from the right for rows.
 
-        One column by torch, which takes half the time.
+        One column by torch, whose threads are not left spinning afterwards.
         """
         if not B.numel():
             return B
