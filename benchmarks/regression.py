@@ -32,6 +32,7 @@ import skntk.nn as snn
 D = 20
 NOISE = 1e-2
 NETWORK = {"activation": "relu", "weight_std": float(np.sqrt(2)), "bias_std": 0.1}
+_REST = 0.2
 GRID = {"depth": [1, 2, 3, 4, 5], "alpha": np.logspace(-6, 1, 20).tolist()}
 
 
@@ -90,10 +91,14 @@ def _arguments() -> argparse.Namespace:
 
 
 def _interleaved(jobs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each job; they take turns."""
+    """Median seconds of each job; they take turns, with a rest before each.
+
+    Threads of a BLAS keep spinning for a while after a call, and would slow down the next job.
+    """
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(repeats):
         for name, job in jobs.items():
+            time.sleep(_REST)
             start = time.perf_counter()
             job()
             times[name].append(time.perf_counter() - start)

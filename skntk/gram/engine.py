@@ -205,7 +205,8 @@ def _alone(compute: Callable[[tuple[slice, slice]], Any], block: tuple[slice, sl
     """Compute one block on one thread of torch's."""
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
-    return compute(block)
+    with torch.no_grad():  # as in the thread that asks
+        return compute(block)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skntk.infinite.state import State, safe_sqrt
+from skntk.infinite.state import State, safe_sqrt, spare
 
 #: Pairs whose cosine is this close to 1 or -1 get their angle from differences of unit rows.
 NEAR = 1e-3
@@ -59,7 +59,8 @@ class Inputs:
 
 def complement(u: Tensor, v: Tensor) -> Tensor:
     """One minus the cosine of all pairs of unit rows, without cancellation near coincidence."""
-    delta = 1 - u @ v.mT
+    rho = u @ v.mT
+    delta = torch.sub(rho.new_ones(()), rho, out=spare(rho))
     low, high = torch.aminmax(delta.detach())
     if low < NEAR:
         near = delta.detach() < NEAR

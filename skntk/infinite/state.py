@@ -39,10 +39,26 @@ def recording() -> Iterator[None]:
         _recording.reset(token)
 
 
+def spare(mine: Tensor, *operands: Tensor) -> Tensor | None:
+    """Return `mine`, an operand that nothing else reads, as the place for a result: ``out=``.
+
+    None, for a place of its own, where gradients or a compiler need the operands, and where the
+    result is larger. A tile's temporaries compete for the cache; each one less saves time.
+    """
+    if torch.is_grad_enabled() or is_recording():
+        return None
+    return mine if all(_fits(x.shape, mine.shape) for x in operands) else None
+
+
+def _fits(shape: torch.Size, into: torch.Size) -> bool:
+    return shape == into or torch.broadcast_shapes(shape, into) == into
+
+
 def safe_sqrt(x: Tensor) -> Tensor:
     """Square root whose gradient is 0, not infinite, at 0 (and whose value is 0 below it)."""
     if not x.requires_grad:
-        return x.clamp_min(0).sqrt()
+        x = x.clamp_min(0)
+        return torch.sqrt(x, out=spare(x))
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, 1.0).sqrt(), 0.0)
 
@@ -86,7 +102,7 @@ class State:
     def nngp(self) -> Tensor:
         """Covariance of the signals."""
         size = safe_sqrt(self.k1) * safe_sqrt(self.k2)
-        return torch.addcmul(size, size, self.delta, value=-1)
+        return torch.addcmul(size, size, self.delta, value=-1, out=spare(size, self.delta))
 
     @property
     def tangent(self) -> Tensor | None:
@@ -170,10 +186,14 @@ def superpose(states: Sequence[State], constant: float | Tensor = 0.0) -> State:
     if not (isinstance(constant, float) and constant == 0):
         std = safe_sqrt(constant) if isinstance(constant, Tensor) else constant**0.5
         shares.append((std * i1, std * i2))
-    terms = [r1 * r2 * s.delta for (r1, r2), s in zip(shares, states, strict=False)]
+    terms = []
+    for (r1, r2), s in zip(shares, states, strict=False):
+        both = r1 * r2
+        terms.append(torch.mul(both, s.delta, out=spare(both, s.delta)))
     delta = sum(terms[1:], start=terms[0])
     for r1, r2 in shares:
-        delta = torch.addcmul(delta, apart := r1 - r2, apart, value=0.5)
+        apart = r1 - r2
+        delta = torch.addcmul(delta, apart, apart, value=0.5, out=spare(delta, apart))
     # A signal of variance 0 has no shares: half of its flag completes delta to 1.
     for k in (k1, k2) if isinstance(constant, Tensor) or constant == 0 else ():
         if any_zero(k):

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from skntk.infinite.angle import angle
 from skntk.infinite.duals.base import Dual
-from skntk.infinite.state import State, any_zero, safe_sqrt
+from skntk.infinite.state import State, any_zero, safe_sqrt, spare
 
 
 def angle_of(delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Angle whose cosine is 1 - delta, accurate at small angles, its sine and its cosine."""
-    sine, cosine = safe_sqrt(delta * (2 - delta)), 1 - delta
+    cosine, both = 1 - delta, 2 - delta
+    sine = safe_sqrt(torch.mul(both, delta, out=spare(both)))
     return angle(sine, cosine), sine, cosine
 
 
@@ -57,9 +58,10 @@ class RectifierDual(Dual):
         slope = torch.rsub(theta, self.size, alpha=self.size * self.bend)
         if opposite is not None:
             slope = torch.where(opposite, -slope, slope)
-        bent = torch.addcmul(sine, theta, cosine, value=-1)
+        bent = torch.addcmul(sine, theta, cosine, value=-1, out=spare(sine))
         # At least 0 despite rounding, and 1 at a zero signal.
-        delta = torch.sub(delta, bent, alpha=self.bend).clamp_min(0)
+        delta = torch.sub(delta, bent, alpha=self.bend, out=spare(bent))
+        delta = torch.clamp_min(delta, 0, out=spare(delta))
         for k in (s.k1, s.k2):
             if any_zero(k):
                 delta = torch.maximum(delta, (k == 0).to(k.dtype))

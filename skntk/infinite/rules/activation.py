@@ -6,12 +6,13 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from skntk.infinite.duals import Dual, QuadratureDual
 from skntk.infinite.duals.quadrature import gain_function
 from skntk.infinite.rules.base import Options, Rule, Signal
-from skntk.infinite.state import State
+from skntk.infinite.state import State, spare
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class Activation(Rule):
         out, slope = self.dual.apply(s)
         if not options.with_ntk:
             return out
-        ntk = None if s.ntk is None else s.ntk * slope
+        ntk = None if s.ntk is None else torch.mul(s.ntk, slope, out=spare(slope, s.ntk))
         if s.gain:
             gained = s.gain * self.gain_dual.apply(replace(s, ntk=None, gain=0.0))[0].nngp
             ntk = gained if ntk is None else ntk + gained

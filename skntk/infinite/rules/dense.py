@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from skntk.infinite.rules.base import Options, Rule, Signal, weighted
-from skntk.infinite.state import State, add, superpose
+from skntk.infinite.state import State, add, spare, superpose
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class Dense(Rule):
             weight_rate, bias_rate = self.weight_rate, self.bias_rate or 0.0
         out = weighted(replace(s, ntk=None, gain=0.0), weight_rate).nngp
         if isinstance(bias_rate, Tensor) or bias_rate:
-            out = out + bias_rate
+            out = torch.add(out, bias_rate, out=spare(out))
         total = add(out, s.tangent if kind == "ntk" else None, weight_var)
         assert total is not None
         return total
