@@ -9,10 +9,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from written import Written
 
 import skntk
 import skntk.nn as snn
 from skntk.gram import engine
+from skntk.infinite.inputs import Inputs
+from skntk.infinite.rules import Options
 
 KINDS = ("nngp", "ntk")
 few = settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -108,6 +111,38 @@ def test_tiles_do_not_matter(problem, side, collapse):
         np.testing.assert_allclose(
             kernel.gram(X[1:], X, collapse=collapse), cross, rtol=1e-8, atol=1e-8 * cross.max()
         )
+
+
+@few
+@given(problems())
+def test_no_operand_is_overwritten_while_it_is_read(problem):
+    """Without gradients results take the place of operands; with them, a place of their own."""
+    kernel, X = problem
+    assert_same_bits_with_gradients(kernel, X)
+
+
+def test_no_operand_of_a_network_with_branches_is_overwritten():
+    def forward(m, x):
+        a, b = m.a(x), m.norm(m.b(x))
+        joined = torch.cat([torch.relu(a), abs(a), torch.erf(b), a], 1)
+        return m.last(torch.relu(m.d(joined)) * m.c(x)) + m.skip(torch.sin(a))
+
+    sizes = {"a": (4, 4), "b": (4, 4), "c": (4, 16), "d": (16, 16), "last": (16, 1), "skip": (4, 1)}
+    layers = {name: snn.Linear(*size, bias_std=0.3) for name, size in sizes.items()}
+    net = Written(forward, norm=nn.LayerNorm(4), **layers)
+    X = np.random.default_rng(0).normal(size=(7, 4))
+    assert_same_bits_with_gradients(skntk.infinite_width(net), np.vstack([X, X[:2], -X[:1]]))
+
+
+def assert_same_bits_with_gradients(kernel, X):
+    x = Inputs.of(torch.as_tensor(X))
+    program = kernel.program(X.shape[1:])
+    for kind in KINDS:
+        made = []
+        for gradients in (False, True):
+            with torch.set_grad_enabled(gradients):
+                made.append(program.kernel(x.pairs(x), Options(kind == "ntk"), kind))
+        assert torch.equal(*made)
 
 
 @few
