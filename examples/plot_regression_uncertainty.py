@@ -21,10 +21,10 @@ from skntk import NTKRegressor
 # %%
 # Two bands
 # ---------
-# One input, a gap in the data, and noise of a known size. The inner band is where the function is,
-# from `return_std`; the outer one, with `noise_variance_` added, where a new observation would be.
-# ``kind="nngp"`` is the network with a prior on its weights, conditioned on the data; erf makes it
-# smooth. Depth, scales and noise are those of the largest marginal likelihood.
+# One input, a gap in the data, and noise of a known size. The inner band is that of the latent
+# function, from `return_std`; the outer one, with `noise_variance_` added, where a new observation
+# would be. ``kind="nngp"`` is the network with a prior on its weights, conditioned on the data; erf
+# makes it smooth. Depth, scales and noise are those of the largest marginal likelihood.
 
 rng = np.random.default_rng(0)
 x = np.concatenate([rng.uniform(-3, -0.5, 40), rng.uniform(1, 3, 30)])[:, None]

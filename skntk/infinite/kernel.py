@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from skntk.core import as_tensor, like_input, require
 from skntk.gram import check_finite, diagonal, gram
@@ -180,13 +181,14 @@ class InfiniteKernel:
         x1 = self._inputs(X1, dtype, "X1")
         x2 = None if X2 is None else self._inputs(X2, dtype or x1.dtype, "X2", x1)
         program = self.program(tuple(x1.shape[1:]))
-        one = self._prepared(x1)
-        two = None if x2 is None else self._prepared(x2)
-        if x1.requires_grad or (x2 is not None and x2.requires_grad):
-            out = self._differentiable(program, one, two, kind)
-        else:
-            blocks = [one] if two is None else [one, two]
-            with torch.no_grad():
+        differentiated = _differentiated(x1) or (x2 is not None and _differentiated(x2))
+        with torch.set_grad_enabled(differentiated):
+            one = self._prepared(x1)
+            two = None if x2 is None else self._prepared(x2)
+            if differentiated:
+                out = self._differentiable(program, one, two, kind)
+            else:
+                blocks = [one] if two is None else [one, two]
                 made = tiles(program, kind, blocks, compiled=compile, collapse=collapse)
                 out = gram(made, one, two, n_jobs=n_jobs)
         return like_input(out, X1)
@@ -208,10 +210,12 @@ class InfiniteKernel:
         check_kind(kind)
         x = self._inputs(X, None, "X")
         program = self.program(tuple(x.shape[1:]))
-        inputs = self._prepared(x)
-        if x.requires_grad:
-            return check_finite(program.kernel(inputs.own(), Options(kind == "ntk"), kind))
-        return like_input(diagonal(DirectTiles(program, kind, inputs.square), inputs), X)
+        differentiated = _differentiated(x)
+        with torch.set_grad_enabled(differentiated):
+            inputs = self._prepared(x)
+            if differentiated:
+                return check_finite(program.kernel(inputs.own(), Options(kind == "ntk"), kind))
+            return like_input(diagonal(DirectTiles(program, kind, inputs.square), inputs), X)
 
     @staticmethod
     def _differentiable(program: Program, one: Any, two: Any, kind: str) -> Tensor:
@@ -250,6 +254,12 @@ class InfiniteKernel:
                 "the first must agree."
             )
         return x
+
+
+def _differentiated(x: Tensor) -> bool:
+    """Whether a derivative with respect to `x` is asked for, backward or forward."""
+    backward = x.requires_grad and torch.is_grad_enabled()
+    return backward or forward_ad.unpack_dual(x).tangent is not None
 
 
 def check_kind(kind: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from skntk.infinite.duals import QuadratureDual
@@ -60,30 +61,40 @@ class Program:
         """Trace and read `module` for inputs of shape (n, *input_shape)."""
         return cls(Lowering(trace(module, input_shape, is_leaf)).run())
 
-    def run(self, state: State, options: Options) -> State:
-        """State of the output from that of the input."""
-        return self.output.combine(self._states(self.rules, state, options))
-
     def kernel(self, state: State, options: Options, kind: str) -> Tensor:
         """Kernel of the output alone ("ntk", "nngp") from the state of the input."""
         last = self.output.only
         if last is None or isinstance(last, Input):
-            return self.run(state, options).kernel(kind)
-        states = self._states(self.rules[:-1], state, options)
-        return last.kernel([signal.combine(states) for signal in last.inputs], options, kind)
+            states, finite = self._states(self.rules, state, options)
+            out = self.output.combine(states).kernel(kind)
+        else:
+            states, finite = self._states(self.rules[:-1], state, options)
+            inputs = [signal.combine(states) for signal in last.inputs]
+            out = last.kernel(inputs, options, kind)
+        return out if finite is None else torch.where(finite, out, torch.nan)
 
-    def _states(self, rules: list[Rule], state: State, options: Options) -> dict[Rule, State]:
-        """States that are still of use after `rules`."""
+    def _states(
+        self, rules: list[Rule], state: State, options: Options
+    ) -> tuple[dict[Rule, State], Tensor | None]:
+        """States that are still of use after `rules`.
+
+        For inputs with themselves also whether all variances were finite, which a bounded
+        activation afterwards would hide.
+        """
         states: dict[Rule, State] = {}
+        finite: Tensor | None = None
         for rule in rules:
             if isinstance(rule, Input):
                 states[rule] = state
             else:
                 inputs = [signal.combine(states) for signal in rule.inputs]
                 states[rule] = rule.apply(inputs, options)
+            if state.own:
+                here = torch.isfinite(states[rule].k1)
+                finite = here if finite is None else finite & here
             for spent in self._spent[rule]:
                 del states[spent]
-        return states
+        return states, finite
 
     @property
     def degree(self) -> float | None:

@@ -103,7 +103,7 @@ class Series:
         """
         t = np.cos(np.pi * np.arange(NODES + 1) / NODES)
         deltas = np.stack([variable.deltas(t) for variable in VARIABLES])
-        values = function(torch.as_tensor(deltas)).numpy()
+        values = function(torch.from_numpy(deltas)).numpy()
         scale = np.abs(values).max()
         if not np.isfinite(scale) or scale == 0:
             return None

@@ -43,20 +43,21 @@ def spare(mine: Tensor, *operands: Tensor) -> Tensor | None:
     """Return `mine`, an operand that nothing else reads, as the place for a result: ``out=``.
 
     None, for a place of its own, where gradients or a compiler need the operands, and where the
-    result is larger. A tile's temporaries compete for the cache; each one less saves time.
+    result is larger or wider. A tile's temporaries compete for the cache; each one less saves time.
     """
     if torch.is_grad_enabled() or is_recording():
         return None
-    return mine if all(_fits(x.shape, mine.shape) for x in operands) else None
+    return mine if all(_fits(x, mine) for x in operands) else None
 
 
-def _fits(shape: torch.Size, into: torch.Size) -> bool:
-    return shape == into or torch.broadcast_shapes(shape, into) == into
+def _fits(x: Tensor, into: Tensor) -> bool:
+    wide = x.shape == into.shape or torch.broadcast_shapes(x.shape, into.shape) == into.shape
+    return wide and x.dtype == into.dtype
 
 
 def safe_sqrt(x: Tensor) -> Tensor:
     """Square root whose gradient is 0, not infinite, at 0 (and whose value is 0 below it)."""
-    if not x.requires_grad:
+    if not torch.is_grad_enabled():
         x = x.clamp_min(0)
         return torch.sqrt(x, out=spare(x))
     positive = x > 0

@@ -84,7 +84,7 @@ class CollapsedTiles(DirectTiles):
         self.degree = degree
         known, series = program.collapsed.get((kind, self.dtype), (None, None))
         if known != size:
-            k = torch.full((1, 1), size, dtype=torch.float64)
+            k = torch.full((1, 1), size, dtype=torch.float64, device="cpu")
             series = Series.shortest(lambda delta: self._evaluate(k, k, delta), self.dtype)
             program.collapsed[kind, self.dtype] = size, series
         self.series: Series | None = series

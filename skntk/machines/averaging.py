@@ -201,7 +201,7 @@ def stack(ridge: Tensor, margin: Tensor, Y: Tensor, weights: Tensor) -> float:
     float
         In [0, 1].
     """
-    shares = torch.linspace(0.0, 1.0, 11).tolist()
+    shares = [i / 10 for i in range(11)]
     mixtures = [torch.lerp(ridge, margin, share).clamp(0, 1) for share in shares]
     errors = torch.stack([(F - Y).square().sum(1) for F in mixtures])
     return shares[int(near_best(errors, weights, within=1.0).nonzero()[0])]

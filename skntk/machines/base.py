@@ -6,7 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -30,9 +30,11 @@ _BLOCK = 256
 _SIZE = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class KernelChoice:
     """One candidate kernel: the hyperparameters of the default network, or a module.
+
+    As text it says what is in use: ``str(choice)``.
 
     Attributes
     ----------
@@ -54,8 +56,8 @@ class KernelChoice:
     bias_std: float
     kind: str
     embedding: str = "none"
-    module: nn.Module | None = field(default=None, repr=False)
-    feature_scales: tuple[float, ...] | None = field(default=None, repr=False)
+    module: nn.Module | None = None
+    feature_scales: tuple[float, ...] | None = None
 
     def kernel(self, n_features: int) -> InfiniteKernel:
         """Return the infinite-width kernel, which reads rows that are encoded already."""
@@ -64,6 +66,9 @@ class KernelChoice:
             return infinite_width(self.module, embedding=embedding)
         stds = self.weight_std, self.bias_std
         return network_kernel(n_features, self.depth, self.activation, *stds, embedding=embedding)
+
+    def __repr__(self) -> str:
+        return f"<KernelChoice: {self}>"
 
     def __str__(self) -> str:
         front = "" if self.embedding == "none" else f"{self.embedding} "

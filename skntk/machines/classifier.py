@@ -56,7 +56,8 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         value of the columns that have 3 to 16 distinct values, each 4 times on average. "auto"
         tries all of them; "none" without tuning.
     module : torch.nn.Module class or instance, optional
-        A network that replaces the default one; parameters ``module__*`` go to a class.
+        A network that replaces the default one; parameters ``module__*`` go to a class. `depth`,
+        `activation`, `weight_std` and `bias_std` are then unused.
     kind : {"ntk", "nngp"}, default="ntk"
         The kernel of all layers trained, or of the readout alone.
     alpha : float or "auto", default="auto"
@@ -98,7 +99,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
     temperature_ : float
         Inverse temperature of the softmax.
     tuning_results_ : dict
-        Candidate kernels and their best mean leave-one-out Brier score.
+        Candidate kernels and their best mean leave-one-out Brier score, the smaller the better.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -175,6 +176,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         self._set_module_params(module__params)
 
     @fit_context(prefer_skip_nested_validation=True)
+    @torch.inference_mode(False)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NTKClassifier:
         """Train, tune and calibrate.
 
@@ -242,7 +244,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         """
         n, C = len(labels), len(self.classes_)
         Y = torch.zeros(n, C, dtype=torch.float64, device=X.device)
-        Y[torch.arange(n), torch.as_tensor(labels)] = 1.0
+        Y[np.arange(n), labels] = 1.0
         rows = self._subset(labels) if n > ROWS else np.arange(n)
         at = torch.as_tensor(rows, device=X.device)
         X_at, Y_at, w_at = X[at], Y[at], w[at]
@@ -333,7 +335,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         if binary:
             duals[1][q][:, 1] = -duals[1][q][:, 0]
         constant = 0.5 + unit * duals[1][q].sum(0)
-        empty = torch.empty(0)
+        empty = K.new_empty(0)
         return (
             Average(duals[0], mean, empty, ridge.best, ridge.errors),
             Average(duals[1], constant, empty, margin.best, margin.errors),
@@ -359,8 +361,8 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         train, test = self._tensor(self.X_fit_), self._tensor(X)
         blocks = []
         for rows in self._blocks(len(test), len(train)):
-            scores = torch.zeros(len(test[rows]), len(self.classes_), dtype=torch.float64)
-            scores = scores.to(self.device)
+            shape = len(test[rows]), len(self.classes_)
+            scores = torch.zeros(shape, dtype=torch.float64, device=self.device)
             for kernel, dual in self._members:
                 scores.addmm_(kernel.gram(test[rows], train), dual)
             blocks.append(scores.cpu().numpy())
@@ -410,7 +412,7 @@ def _merged(
     whole : ndarray of bool of shape (m,)
         Whether there is no other row with the same features.
     """
-    which = row_ids(torch.as_tensor(X))[0].numpy()
+    which = row_ids(torch.as_tensor(X, device="cpu"))[0].numpy()
     low = np.full(which.max() + 1, labels.max())
     high = np.zeros_like(low)
     np.minimum.at(low, which, labels)

@@ -97,7 +97,8 @@ class NTKRegressor(RegressorMixin, NTKMachine):
     scale_ : ndarray of shape (n_outputs,)
         Signal variance :math:`s^2`, for standardized targets; 1 without tuning.
     noise_variance_ : float or ndarray of shape (n_outputs,)
-        Variance of the noise of a row of weight 1, in squared units of y.
+        Variance of the noise of a row of weight 1, in squared units of y: what, added to the
+        square of the latent function's standard deviation, gives that of an observation.
     jitter_ : float
         What had to be added to the diagonal beyond alpha.
     location_variance_ : float or ndarray of shape (n_outputs,)
@@ -108,7 +109,8 @@ class NTKRegressor(RegressorMixin, NTKMachine):
     log_marginal_likelihood_value_ : float
         Evidence of the standardized targets, summed over outputs.
     tuning_results_ : dict
-        The best ridge and score of each candidate kernel; absent without tuning.
+        The candidate kernels, the best ridge of each (relative, like `alpha`) and its score, the
+        larger the better; absent without tuning.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -195,6 +197,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
     # Fitting
 
     @fit_context(prefer_skip_nested_validation=True)
+    @torch.inference_mode(False)
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NTKRegressor:
         """Tune the kernel and solve for the training targets.
 

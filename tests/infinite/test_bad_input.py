@@ -7,7 +7,9 @@ import torch
 
 import skntk
 import skntk.nn as snn
+from skntk import NTKClassifier, NTKRegressor
 from skntk.core import KernelOverflowError, MemoryBudgetError, memory
+from skntk.infinite import NTKKernel
 
 X = np.random.default_rng(0).normal(size=(5, 3))
 KERNEL = skntk.infinite_width(snn.MLP(3, depth=2, width=2))
@@ -109,3 +111,33 @@ def test_matrix_that_does_not_fit(monkeypatch):
     with pytest.raises(MemoryError, match=r"20000 x 10000.* 1\.49 GiB"):
         KERNEL(rows, rows[:10_000])
     assert not asked
+
+
+@pytest.mark.filterwarnings("ignore:the kernel of the elementwise function")
+@pytest.mark.parametrize("activation", ["erf", "sign", "tanh", "silu", "relu", "sin"])
+@pytest.mark.parametrize("bias_std", [0.0, 0.1])
+def test_no_bounded_activation_hides_an_overflow(activation, bias_std):
+    kernel = skntk.infinite_width(snn.MLP(1, depth=1, activation=activation, bias_std=bias_std))
+    far = np.array([[1e160], [2e160]])
+    for kind in ("nngp", "ntk"):
+        for function in (kernel, lambda x, kind: kernel(X[:, :1], x, kind=kind), kernel.diag):
+            with pytest.raises(KernelOverflowError):
+                function(far, kind=kind)
+
+
+def test_an_overflow_between_layers_is_found():
+    net = torch.nn.Sequential(
+        snn.Linear(1, 8), snn.Exp(), snn.Linear(8, 8), snn.Erf(), snn.Linear(8, 1)
+    )
+    with pytest.raises(KernelOverflowError):
+        skntk.infinite_width(net)(np.array([[1.0], [20.0]]), kind="nngp")
+
+
+def test_torch_default_device_does_not_matter():
+    y = X[:, 0]
+    with torch.device("meta"):
+        kernel = skntk.infinite_width(snn.MLP(3, bias_std=0.0))
+        K, gradient = NTKKernel()(X, eval_gradient=True)
+        scores = NTKClassifier().fit(X, y > 0).predict_proba(X), NTKRegressor().fit(X, y).predict(X)
+        values = kernel(X), K, gradient, *scores
+    assert all(isinstance(value, np.ndarray) and np.isfinite(value).all() for value in values)

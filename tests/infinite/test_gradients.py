@@ -6,6 +6,7 @@ import torch
 import skntk
 import skntk.nn as snn
 from skntk.core import KernelOverflowError, MemoryBudgetError, memory
+from skntk.infinite.duals import quadrature
 
 ACTIVATIONS = ["relu", "leaky_relu", "abs", "erf", "gelu", "sin", "gaussian", "silu"]
 
@@ -87,3 +88,35 @@ def test_overflow_is_refused():
     for call in (lambda: kernel(X), lambda: kernel(torch.ones(2, 3), X), lambda: kernel.diag(X)):
         with pytest.raises(KernelOverflowError, match="float32"):
             call()
+
+
+@pytest.mark.parametrize("bias_std", [0.0, 0.3])
+@pytest.mark.parametrize("activation", ["relu", "erf"])
+def test_forward_mode_is_reverse_mode(activation, bias_std, seed):
+    kernel, Y = kernel_of(activation, bias_std), rows(seed + 1, 3)
+    X, tangent = rows(seed), rows(seed + 2)
+    for function in (kernel, lambda z: kernel(z, Y), lambda z: kernel(Y, z), kernel.diag):
+        leaf = X.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(leaf).sum(), leaf)
+        for allowed in (True, False):
+            with torch.set_grad_enabled(allowed):
+                _, slope = torch.func.jvp(lambda z: function(z).sum(), (X,), (tangent,))  # noqa: B023
+            torch.testing.assert_close(slope, (gradient * tangent).sum())
+
+
+def test_no_graph_where_none_is_wanted():
+    kernel, X = kernel_of("relu"), rows(0).requires_grad_()
+    with torch.no_grad():
+        assert not kernel(X).requires_grad
+        assert torch.equal(kernel(X), kernel(X.detach()))
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_inference_mode_leaves_nothing_behind(activation):
+    """Tables that were made in it would be no use to those who differentiate."""
+    quadrature.rule.cache_clear()
+    kernel, X = kernel_of(activation), rows(0)
+    with torch.inference_mode():
+        K = kernel(X)
+    assert torch.equal(K, kernel(X))
+    kernel(X.clone().requires_grad_()).sum().backward()

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import torch
 
 from skntk import NTKClassifier, NTKRegressor
 from skntk.machines import regressor
@@ -33,6 +34,18 @@ def fit_all(X, y, T, tuning, embedding="auto", **params):
     assert np.isfinite(proba).all()
     np.testing.assert_allclose(proba.sum(1), 1)
     return model, classifier
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_inference_mode(activation):
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    machine = NTKRegressor(activation=activation, depth=1, tuning="marginal_likelihood")
+    with torch.inference_mode():
+        inside = machine.fit(X, X[:, 0]).predict(X, return_std=True)
+        assert NTKClassifier(tuning="marginal_likelihood").fit(X, X[:, 0] > 0).score(X, X[:, 0] > 0)
+    outside = machine.fit(X, X[:, 0]).predict(X, return_std=True)
+    for one, other in zip(inside, outside, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @TUNINGS

@@ -184,7 +184,8 @@ class InfiniteWidthKernel(Kernel):
         stds: dict[str, Tensor] = {}
         for name in ("weight_std", "bias_std"):
             if std := float(getattr(self, name)):
-                stds[name] = torch.tensor(std, dtype=torch.float64, requires_grad=name in free)
+                leaf = state.k1.new_tensor(std, dtype=torch.float64)
+                stds[name] = leaf.requires_grad_(name in free)
         options = Options(self._kind == "ntk", **stds)
         leaves = [stds[name] for name in free]
         with torch.enable_grad():

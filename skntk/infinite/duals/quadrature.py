@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from skntk.core.errors import SkntkWarning, UnsupportedModuleError
+from skntk.gram import check_finite
 from skntk.infinite.duals.base import Dual
 from skntk.infinite.duals.polynomial import hermite_series
 from skntk.infinite.state import State, safe_sqrt
@@ -43,7 +44,8 @@ def rule(device: torch.device) -> tuple[Tensor, Tensor]:
     for n in range(1, MAX_DEGREE):
         h[:, n + 1] = (x * h[:, n] - math.sqrt(n) * h[:, n - 1]) / math.sqrt(n + 1)
     table = h * (h[:, :1] * (half * weights).ravel()[:, None])
-    return torch.tensor(x, device=device), torch.tensor(table, device=device)
+    with torch.inference_mode(False):  # kept, also for those who differentiate
+        return torch.tensor(x, device=device), torch.tensor(table, device=device)
 
 
 @dataclass(frozen=True)
@@ -132,14 +134,15 @@ class QuadratureDual(Dual):
         x, table = rule(q.device)
         keep = q.requires_grad
         z = safe_sqrt(q.reshape(-1, 1)).double() * x
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             if not keep:
-                z = z.detach().requires_grad_()
+                z = z.detach().clone().requires_grad_()
             value = self.function(z)
             (slope,) = torch.autograd.grad(value.sum(), z, create_graph=keep)
         if not keep:
             value, slope = value.detach(), slope.detach()
         if value.isnan().any() or slope.isnan().any():
+            check_finite(q)
             raise UnsupportedModuleError(
                 f"the elementwise function {self.name} is not a number (NaN) for some inputs, but "
                 "its input takes all real values in the limit."
