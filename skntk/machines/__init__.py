@@ -1,6 +1,7 @@
 """Kernel machines of infinitely wide networks, as scikit-learn estimators."""
 
+from skntk.machines.base import KernelChoice
 from skntk.machines.classifier import NTKClassifier
 from skntk.machines.regressor import NTKRegressor
 
-__all__ = ["NTKClassifier", "NTKRegressor"]
+__all__ = ["KernelChoice", "NTKClassifier", "NTKRegressor"]

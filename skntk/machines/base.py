@@ -48,6 +48,15 @@ class KernelChoice:
         A network that replaces the default one.
     feature_scales : tuple of d float, or None
         Factors of the input's features, encoded if the embedding is "categorical".
+
+    Examples
+    --------
+    >>> from skntk.machines import KernelChoice
+    >>> choice = KernelChoice(2, "relu", weight_std=1.0, bias_std=0.1, kind="ntk")
+    >>> choice
+    <KernelChoice: ntk, relu, depth 2, weight_std 1, bias_std 0.1>
+    >>> choice.kernel(3)([[1.0, 0.0, 2.0]]).shape
+    (1, 1)
     """
 
     depth: int
