@@ -1,6 +1,6 @@
 """What every other package stands on: errors, memory, arrays in and out."""
 
-from skntk.core.arrays import as_tensor, like_input, resolve_dtype
+from skntk.core.arrays import as_tensor, like_input, resolve_device, resolve_dtype
 from skntk.core.errors import (
     KernelOverflowError,
     MemoryBudgetError,
@@ -22,5 +22,6 @@ __all__ = [
     "format_bytes",
     "like_input",
     "require",
+    "resolve_device",
     "resolve_dtype",
 ]

@@ -35,6 +35,29 @@ def resolve_dtype(dtype: Any) -> torch.dtype:
     return found
 
 
+def resolve_device(device: torch.device | str) -> torch.device:
+    """Return the device of that name, if it can be used here.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+
+    Examples
+    --------
+    >>> from skntk.core import resolve_device
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is no torch device; pass 'cpu' or 'cuda'.") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={str(device)!r} is not here: torch sees no such GPU; pass 'cpu'.")
+    return found
+
+
 def as_tensor(X: Any, *, dtype: Any = None, device: Any = None, name: str = "X") -> torch.Tensor:
     """Convert an array or tensor to a real, finite float tensor, once, at the boundary.
 

@@ -15,7 +15,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from skntk.core import available_bytes, format_bytes, resolve_dtype
+from skntk.core import available_bytes, format_bytes, resolve_device, resolve_dtype
 from skntk.core.errors import MemoryBudgetError
 from skntk.infinite import InfiniteKernel, infinite_width
 from skntk.infinite.network import network_kernel
@@ -285,6 +285,10 @@ class NTKMachine(ModuleParams):
 
     # Data
 
+    @property
+    def _device(self) -> torch.device:
+        return resolve_device(self.device)
+
     def _weighted(
         self, X: np.ndarray, y: np.ndarray, sample_weight: Any
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -308,14 +312,14 @@ class NTKMachine(ModuleParams):
 
     def _tensor(self, X: np.ndarray) -> Tensor:
         # torch warns of memory that it may not write to.
-        return torch.as_tensor(np.require(X, requirements=["C", "W"]), device=self.device)
+        return torch.as_tensor(np.require(X, requirements=["C", "W"]), device=self._device)
 
     def _bound(self, choice: KernelChoice) -> Evaluated:
         return Evaluated(choice, self._categories, resolve_dtype(self.dtype), self.n_jobs)
 
     def _require_square(self, n: int, matrices: float, what: str = "fitting") -> None:
         """Raise before allocation if `matrices` of n x n float64 do not fit."""
-        free = available_bytes(self.device)
+        free = available_bytes(self._device)
         need = int(matrices * _SIZE * n**2)
         if need > free:
             fits = int(math.sqrt(free / (_SIZE * matrices)))

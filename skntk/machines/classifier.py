@@ -255,7 +255,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
             f"the leave-one-out scores of {len(kernels)} kernels x {len(alphas)} ridges for {C} "
             "classes",
             "Pass fewer candidates in param_grid, or numbers for depth, bias_std and alpha.",
-            self.device,
+            self._device,
         )
         if self.tuning == "marginal_likelihood":
             kernels = [self._by_evidence(kernels, alphas, X_at, Y_at, w_at)]
@@ -362,7 +362,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         blocks = []
         for rows in self._blocks(len(test), len(train)):
             shape = len(test[rows]), len(self.classes_)
-            scores = torch.zeros(shape, dtype=torch.float64, device=self.device)
+            scores = torch.zeros(shape, dtype=torch.float64, device=self._device)
             for kernel, dual in self._members:
                 scores.addmm_(kernel.gram(test[rows], train), dual)
             blocks.append(scores.cpu().numpy())

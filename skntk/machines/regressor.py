@@ -234,7 +234,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         narrow = 0.5 if resolve_dtype(self.dtype) == torch.float32 else 0.0
         decomposed = (self.tuning == "loo" and n <= TUNING_ROWS) or not self._by_cholesky()
         self._require_square(n, narrow + (3.2 if decomposed else 1.2))
-        w = torch.as_tensor(weights, device=self.device)
+        w = torch.as_tensor(weights, device=self._device)
         self._targets = Targets.of(y.astype(np.float64), w)
         self._weights_fit = w
         self._categories = Categories.of(self._tensor(X), w)

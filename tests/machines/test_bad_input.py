@@ -53,6 +53,13 @@ def test_x_of_other_width_at_prediction(Machine):
 
 
 @MACHINES
+@pytest.mark.parametrize("device", ["cuda:99", "warp", torch.device("cuda", 99)])
+def test_device(Machine, device):
+    with pytest.raises(ValueError, match=r"device='?(cuda:99|warp).*pass 'cpu'"):
+        Machine(device=device).fit(X, Y)
+
+
+@MACHINES
 def test_y_and_weights(Machine):
     with pytest.raises(ValueError, match="inconsistent numbers"):
         Machine().fit(X, Y[:5])
@@ -117,7 +124,7 @@ def test_y_and_weights(Machine):
             NotImplementedError,
             "Softmax",
         ),
-        ({"device": "tpu"}, RuntimeError, "tpu"),
+        ({"device": "tpu"}, ValueError, "no torch device"),
         ({"random_state": "a"}, ValueError, "random_state"),
     ],
 )
