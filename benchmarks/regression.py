@@ -32,8 +32,8 @@ import skntk.nn as snn
 D = 20
 NOISE = 1e-2
 NETWORK = {"activation": "relu", "weight_std": float(np.sqrt(2)), "bias_std": 0.1}
-_REST = 0.2
 GRID = {"depth": [1, 2, 3, 4, 5], "alpha": np.logspace(-6, 1, 20).tolist()}
+_REST = 0.2  # seconds
 
 
 def table(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

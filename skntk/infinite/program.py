@@ -64,13 +64,13 @@ class Program:
     def kernel(self, state: State, options: Options, kind: str) -> Tensor:
         """Kernel of the output alone ("ntk", "nngp") from the state of the input."""
         last = self.output.only
-        if last is None or isinstance(last, Input):
-            states, finite = self._states(self.rules, state, options)
+        if isinstance(last, Input):
+            last = None
+        states, finite = self._states(self.rules[:-1] if last else self.rules, state, options)
+        if last is None:
             out = self.output.combine(states).kernel(kind)
         else:
-            states, finite = self._states(self.rules[:-1], state, options)
-            inputs = [signal.combine(states) for signal in last.inputs]
-            out = last.kernel(inputs, options, kind)
+            out = last.kernel([s.combine(states) for s in last.inputs], options, kind)
         return out if finite is None else torch.where(finite, out, torch.nan)
 
     def _states(
