@@ -1,5 +1,7 @@
 """Layers with an explicit parametrization, elementwise functions that torch lacks, builders."""
 
+from skntk.nn.conv import Conv1d, Conv2d
+from skntk.nn.convnet import ConvNet
 from skntk.nn.elementwise import (
     ABReLU,
     Abs,
@@ -16,11 +18,15 @@ from skntk.nn.elementwise import (
 )
 from skntk.nn.linear import Linear
 from skntk.nn.mlp import MLP
+from skntk.nn.wideresnet import WideResNet
 
 __all__ = [
     "MLP",
     "ABReLU",
     "Abs",
+    "Conv1d",
+    "Conv2d",
+    "ConvNet",
     "Cos",
     "Erf",
     "Exp",
@@ -30,6 +36,7 @@ __all__ = [
     "Polynomial",
     "Sign",
     "Sin",
+    "WideResNet",
     "activation",
     "activation_names",
 ]

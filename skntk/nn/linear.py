@@ -1,15 +1,12 @@
 """The affine layer with its parametrization written out."""
 
-import math
-
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-PARAMETRIZATIONS = ("ntk", "standard", "mup")
+from skntk.nn.parametrization import Affine, check_size
 
 
-class Linear(nn.Module):
+class Linear(Affine):
     r"""Affine layer in the NTK, standard or muP parametrization.
 
     With fan-in :math:`m`, fan-out :math:`n`, standard normal :math:`W_{ij}, b_i`, and
@@ -70,45 +67,15 @@ class Linear(nn.Module):
         bias_std: float = 0.0,
         parametrization: str = "ntk",
     ) -> None:
-        super().__init__()
-        for name, size in (("in_features", in_features), ("out_features", out_features)):
-            if int(size) != size or size < 1:
-                raise ValueError(f"{name}={size!r} must be an integer of at least 1.")
-        for name, std in (("weight_std", weight_std), ("bias_std", bias_std)):
-            if not (math.isfinite(std) and std >= 0):
-                raise ValueError(f"{name}={std!r} must be a finite number of at least 0.")
-        if parametrization not in PARAMETRIZATIONS:
-            raise ValueError(
-                f"parametrization={parametrization!r} must be one of {PARAMETRIZATIONS}."
-            )
-        self.in_features, self.out_features = int(in_features), int(out_features)
-        self.weight_std, self.bias_std = float(weight_std), float(bias_std)
-        self.parametrization = parametrization
-        self.weight = nn.Parameter(torch.empty(self.out_features, self.in_features))
-        self.bias = nn.Parameter(torch.empty(self.out_features)) if bias else None
+        m, n = check_size("in_features", in_features), check_size("out_features", out_features)
+        super().__init__((n, m), bias, weight_std, bias_std, parametrization)
+        self.in_features, self.out_features = m, n
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw weight and bias anew from torch's global generator."""
-        m, n = self.in_features, self.out_features
-        weight_std, bias_std = {
-            "ntk": (1.0, 1.0),
-            "standard": (self.weight_std / math.sqrt(m), self.bias_std),
-            "mup": (self.weight_std / math.sqrt(max(m, n)), self.bias_std / math.sqrt(n)),
-        }[self.parametrization]
-        nn.init.normal_(self.weight, std=weight_std)
-        if self.bias is not None:
-            nn.init.normal_(self.bias, std=bias_std)
-
     @property
-    def scales(self) -> tuple[float, float]:
-        """Multipliers of weight and bias in the forward pass."""
-        m, n = self.in_features, self.out_features
-        return {
-            "ntk": (self.weight_std / math.sqrt(m), self.bias_std),
-            "standard": (1.0, 1.0),
-            "mup": (math.sqrt(n / m), math.sqrt(n)),
-        }[self.parametrization]
+    def fans(self) -> tuple[int, int, int]:
+        """Units in, units out, and 1 weight between each pair."""
+        return self.in_features, self.out_features, 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to the last axis: (..., in_features) to (..., out_features)."""
@@ -118,8 +85,4 @@ class Linear(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the arguments, for ``repr``."""
-        return (
-            f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, "
-            f"weight_std={self.weight_std:g}, bias_std={self.bias_std:g}, "
-            f"parametrization={self.parametrization!r}"
-        )
+        return f"{self.in_features}, {self.out_features}, {super().extra_repr()}"
