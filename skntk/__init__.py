@@ -1,8 +1,9 @@
 """Neural tangent kernels for scikit-learn, on PyTorch."""
 
+from skntk.finite import empirical_ntk, linearize
 from skntk.infinite import infinite_width
 from skntk.machines import NTKClassifier, NTKRegressor
 
 __version__ = "0.1.0"
 
-__all__ = ["NTKClassifier", "NTKRegressor", "infinite_width"]
+__all__ = ["NTKClassifier", "NTKRegressor", "empirical_ntk", "infinite_width", "linearize"]

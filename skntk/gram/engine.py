@@ -45,17 +45,27 @@ class TileKernel(Protocol):
         Where they lie.
     compiled : bool
         Whether tiles are made by code that is compiled for one shape.
+    axes : str
+        What the axes of a tile are: "ij", rows and columns; "pij", each of several outputs with
+        itself; or "piqj", all pairs of outputs.
+    n_outputs : int
+        Size of the axes p and q.
+    side : int or None
+        Rows of a tile, if the kernel knows better than the engine.
     """
 
     dtype: torch.dtype
     device: torch.device
     compiled: bool
+    axes: str
+    n_outputs: int
+    side: int | None
 
     def tile(self, x1: Any, x2: Any) -> Tensor:
-        """Kernel between two blocks of rows: (len(x1), len(x2))."""
+        """Kernel between two blocks of rows, with the axes `axes`."""
 
     def diag(self, x: Any) -> Tensor:
-        """Kernel of each row with itself: (len(x),)."""
+        """Kernel of each row with itself: (len(x),), then the axes p and q if there are any."""
 
 
 def gram(kernel: TileKernel, x1: Rows, x2: Rows | None = None, *, n_jobs: int | None = None) -> Any:
@@ -76,7 +86,8 @@ def gram(kernel: TileKernel, x1: Rows, x2: Rows | None = None, *, n_jobs: int | 
 
     Returns
     -------
-    Tensor of shape (n1, n2)
+    Tensor of shape (n1, n2), (k, n1, n2) or (k, n1, k, n2)
+        With the axes of the kernel.
 
     Raises
     ------
@@ -89,14 +100,16 @@ def gram(kernel: TileKernel, x1: Rows, x2: Rows | None = None, *, n_jobs: int | 
     x2 = x1 if x2 is None else x2
     n1, n2 = len(x1), len(x2)
     size = torch.finfo(kernel.dtype).bits // 8
+    axes = kernel.axes
+    shape = tuple({"i": n1, "j": n2}.get(axis, kernel.n_outputs) for axis in axes)
     require(
-        n1 * n2 * size,
-        f"a kernel matrix of {n1} x {n2} numbers of {size} bytes",
+        math.prod(shape) * size,
+        f"a kernel matrix of {' x '.join(map(str, shape))} numbers of {size} bytes",
         "Use fewer rows (one block at a time), or dtype='float32' to halve it.",
         kernel.device,
     )
     diagonals = [diagonal(kernel, x) for x in ((x1,) if symmetric else (x1, x2))]
-    out = empty((n1, n2), kernel.dtype, kernel.device)
+    out = empty(shape, kernel.dtype, kernel.device)
     sides = _side(kernel, n1, n_jobs), _side(kernel, n2, n_jobs)
     blocks = [
         (rows, columns)
@@ -105,22 +118,35 @@ def gram(kernel: TileKernel, x1: Rows, x2: Rows | None = None, *, n_jobs: int | 
         if not symmetric or columns.start >= rows.start
     ]
 
+    def at(rows: slice, columns: slice) -> tuple[slice, ...]:
+        return tuple({"i": rows, "j": columns}.get(axis, slice(None)) for axis in axes)
+
+    def mirror(tile: Tensor) -> Tensor:
+        return tile.permute([axes.find(axis) for axis in _mirrored(axes)])
+
     def compute(block: tuple[slice, slice]) -> tuple[slice, slice, Tensor]:
         rows, columns = block
         return rows, columns, kernel.tile(x1[rows], x2[columns])
 
     def write(rows: slice, columns: slice, tile: Tensor) -> None:
         if symmetric and rows == columns:  # to the last bit
-            tile = tile.triu() + tile.triu(1).T
-        out[rows, columns] = tile
+            tile = tile.triu() + tile.triu(1).T if axes == "ij" else 0.5 * (tile + mirror(tile))
+        out[at(rows, columns)] = tile
         if symmetric and rows != columns:
-            out[columns, rows] = tile.T
+            out[at(columns, rows)] = mirror(tile)
 
     _keep_freed_memory()
     _schedule(compute, write, blocks, n_jobs)
     if symmetric:
-        out.diagonal().copy_(diagonals[0])
+        out.diagonal(0, axes.find("i"), axes.find("j")).copy_(diagonals[0].movedim(0, -1))
     return out
+
+
+def _mirrored(axes: str) -> str:
+    """Names of the axes when rows and columns, and their outputs, change places."""
+    if "q" in axes:
+        return axes.translate(str.maketrans("ijpq", "jiqp"))
+    return axes.translate(str.maketrans("ij", "ji"))
 
 
 @functools.cache
@@ -143,14 +169,15 @@ def _slices(n: int, side: int, whole: bool) -> list[slice]:
 
 
 def diagonal(kernel: TileKernel, x: Rows) -> Tensor:
-    """Kernel of each row with itself: (len(x),), block by block.
+    """Kernel of each row with itself: (len(x),) and outputs, block by block.
 
     Raises
     ------
     KernelOverflowError
         If a value is not finite.
     """
-    blocks = [kernel.diag(x[a : a + DIAGONAL]) for a in range(0, len(x), DIAGONAL)]
+    n, side = len(x), DIAGONAL if kernel.side is None else _side(kernel, len(x))
+    blocks = [kernel.diag(x[a : min(a + side, n)]) for a in range(0, n, side)]
     return check_finite(torch.cat(blocks) if len(blocks) > 1 else blocks[0])
 
 
@@ -178,6 +205,8 @@ def _side(kernel: TileKernel, n: int, n_jobs: int | None = None) -> int:
     side = round(CPU_TILE * math.sqrt(threads))
     if kernel.device.type == "cuda":
         side = CUDA_TILE
+    if kernel.side is not None:
+        side = kernel.side
     return min(n, side) if kernel.compiled else math.ceil(n / math.ceil(n / side))
 
 

@@ -31,6 +31,10 @@ class DirectTiles:
         Whether to fuse the program with ``torch.compile``.
     """
 
+    axes = "ij"
+    n_outputs = 1
+    side: int | None = None
+
     def __init__(
         self,
         program: Program,

@@ -16,6 +16,7 @@ class Table:
     """Kernel that looks up a matrix: a row is its number."""
 
     device = torch.device("cpu")
+    axes, n_outputs, side = "ij", 1, None
 
     def __init__(self, matrix, compiled=False):
         self.matrix, self.dtype, self.compiled = matrix, matrix.dtype, compiled
