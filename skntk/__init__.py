@@ -3,7 +3,16 @@
 from skntk.finite import empirical_ntk, linearize
 from skntk.infinite import infinite_width
 from skntk.machines import NTKClassifier, NTKRegressor
+from skntk.training import NetworkClassifier, NetworkRegressor
 
 __version__ = "0.1.0"
 
-__all__ = ["NTKClassifier", "NTKRegressor", "empirical_ntk", "infinite_width", "linearize"]
+__all__ = [
+    "NTKClassifier",
+    "NTKRegressor",
+    "NetworkClassifier",
+    "NetworkRegressor",
+    "empirical_ntk",
+    "infinite_width",
+    "linearize",
+]

@@ -6,6 +6,7 @@ from skntk.core.errors import (
     MemoryBudgetError,
     NotPositiveDefiniteError,
     SkntkWarning,
+    TrainingDivergedError,
     UnsupportedModuleError,
 )
 from skntk.core.memory import available_bytes, empty, format_bytes, require
@@ -15,6 +16,7 @@ __all__ = [
     "MemoryBudgetError",
     "NotPositiveDefiniteError",
     "SkntkWarning",
+    "TrainingDivergedError",
     "UnsupportedModuleError",
     "as_tensor",
     "available_bytes",

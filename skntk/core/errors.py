@@ -19,5 +19,9 @@ class NotPositiveDefiniteError(np.linalg.LinAlgError):
     """A regularized kernel matrix could not be factorized; the message names the remedy."""
 
 
+class TrainingDivergedError(FloatingPointError):
+    """The loss of a network in training is not finite; the message names the remedy."""
+
+
 class SkntkWarning(UserWarning):
     """Base class of the package's warnings."""

@@ -53,6 +53,29 @@ class AffineLayer:
     shapes: dict[str, tuple[int, ...]]
     transposed: bool = False
 
+    def columns(self) -> Tensor:
+        r"""Inputs scaled as they multiply the parameters: (n, S, d + 1).
+
+        :math:`c_w a` if the weight is meant, and the constant :math:`c_b` if the bias is.
+        """
+        made = []
+        if self.weight is not None:
+            made.append(self.weight_scale * self.a)
+        if self.bias is not None:
+            made.append(self.a.new_full((*self.a.shape[:2], 1), self.bias_scale))
+        return made[0] if len(made) == 1 else torch.cat(made, 2)
+
+    def split(self, V: Tensor) -> dict[str, Tensor]:
+        """Weight and bias, in their own shapes, from a matrix (m, d + 1) as `columns` has them."""
+        found = {}
+        if self.weight is not None:
+            W = V if self.bias is None else V[:, :-1]
+            W = W.T if self.transposed else W
+            found[self.weight] = W.reshape(self.shapes[self.weight])
+        if self.bias is not None:
+            found[self.bias] = V[:, -1].reshape(self.shapes[self.bias])
+        return found
+
     def jacobians(self) -> dict[str, Tensor]:
         """Jacobian (k, n, *shape) of each parameter."""
         found = {}

@@ -197,9 +197,4 @@ def _pair(layer: AffineLayer | LookupLayer, outputs: str) -> Form:
         B = B.permute(1, 2, 0, 3).reshape(1, n, S, k * m) / math.sqrt(k)
     if isinstance(layer, LookupLayer):
         return LookupPair(layer.indices, layer.weight_scale * B)
-    parts = []
-    if layer.weight is not None:
-        parts.append(layer.weight_scale * layer.a)
-    if layer.bias is not None:
-        parts.append(layer.a.new_full((*layer.a.shape[:2], 1), layer.bias_scale))
-    return Pair(parts[0] if len(parts) == 1 else torch.cat(parts, 2), B.contiguous())
+    return Pair(layer.columns(), B.contiguous())

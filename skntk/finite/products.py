@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from skntk.core import resolve_dtype
+from skntk.finite.curvature import check_likelihood
 from skntk.finite.network import (
     NetworkInputs,
     ParameterFilter,
@@ -20,8 +21,6 @@ from skntk.finite.network import (
     named_parameters,
     private_copy,
 )
-
-LIKELIHOODS = ("gaussian", "categorical")
 
 
 class JacobianOperator(LinearOperator):
@@ -137,7 +136,7 @@ class JacobianOperator(LinearOperator):
             cross-entropy. The sum over rows, not the mean.
         """
         Jv = self.jvp(v)
-        if _known(likelihood) == "categorical":
+        if check_likelihood(likelihood) == "categorical":
             with torch.no_grad():
                 p = torch.cat([self._function(r)(self._parameters) for r in self._batches()])
             p = p.softmax(1)
@@ -150,7 +149,7 @@ class JacobianOperator(LinearOperator):
 
     def ggn(self, likelihood: str = "gaussian") -> LinearOperator:
         r"""Return :math:`J^T \Lambda J` as an operator (P, P); see `ggn_product`."""
-        _known(likelihood)
+        check_likelihood(likelihood)
         return self._symmetric(self.shape[1], lambda v: self.ggn_product(v, likelihood))
 
     def _symmetric(self, size: int, product: Callable[[Tensor], Tensor]) -> LinearOperator:
@@ -237,9 +236,3 @@ def directional(
 
 def _detached(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.detach() for name, t in tensors.items()}
-
-
-def _known(likelihood: str) -> str:
-    if likelihood not in LIKELIHOODS:
-        raise ValueError(f"likelihood={likelihood!r} must be one of {LIKELIHOODS}.")
-    return likelihood

@@ -34,6 +34,8 @@ class Average:
         Kernel and ridge with the best score.
     errors : Tensor of shape (kernels, A)
         Mean leave-one-out Brier score of each machine.
+    shares : list of float
+        Weight of each kernel, that its network's function at initialization has.
     """
 
     dual: list[Tensor]
@@ -41,6 +43,7 @@ class Average:
     left_out: Tensor
     best: tuple[int, int]
     errors: Tensor
+    shares: list[float]
 
 
 def near_best(errors: Tensor, weights: Tensor, within: float = WITHIN) -> Tensor:
@@ -58,7 +61,12 @@ def near_best(errors: Tensor, weights: Tensor, within: float = WITHIN) -> Tensor
 
 
 def ridge_average(
-    spectra: list[Spectral], ridges: Tensor, Y: Tensor, weights: Tensor, left: Tensor
+    spectra: list[Spectral],
+    ridges: Tensor,
+    Y: Tensor,
+    weights: Tensor,
+    left: Tensor,
+    starts: list[Tensor],
 ) -> Average:
     r"""Average kernel ridge regressions on one-hot labels.
 
@@ -80,28 +88,31 @@ def ridge_average(
         Weights.
     left : Tensor of shape (n,)
         How much of its weight each row loses when it is left out.
+    starts : list of Tensor of shape (n, C)
+        Function of each kernel's network at initialization, from which it is trained.
 
     Returns
     -------
     Average
     """
     total = weights.sum()
-    mean = (weights[:, None] * Y).sum(0) / total
-    without = (total * mean - left[:, None] * Y) / (total - left).clamp_min(1e-12 * total)[:, None]
-    targets = torch.cat([Y, torch.ones_like(Y[:, :1])], 1)
-    left_out, duals = [], []
-    for spectral, alphas in zip(spectra, ridges, strict=True):
+    left_out, duals, constants = [], [], []
+    for spectral, alphas, start in zip(spectra, ridges, starts, strict=True):
+        Z = Y - start
+        mean = (weights[:, None] * Z).sum(0) / total
+        without = total * mean - left[:, None] * Z
+        without = without / (total - left).clamp_min(1e-12 * total)[:, None]
+        targets = torch.cat([Z, torch.ones_like(Z[:, :1])], 1)
         c = spectral.coefficients(targets, alphas)
         precision = spectral.inverse_diagonal(alphas)[..., None]
         noise = alphas[:, None, None] / weights[:, None]
         stays = (1 / precision - noise) * (weights - left)[:, None] / alphas[:, None, None]
         left_out.append(Y - (c[..., :-1] - without * c[..., -1:]) / precision / (1 + stays))
         duals.append(c[..., :-1] - mean * c[..., -1:])
+        constants.append(mean.expand(len(alphas), -1))
     scores = torch.stack(left_out)
     errors = (scores - Y).square().sum(-1)
-    return _average(
-        scores, errors, duals, mean, [torch.zeros_like(d[:, 0]) for d in duals], weights
-    )
+    return _average(scores, errors, duals, torch.zeros_like(Y[0]), constants, weights)
 
 
 def margin_average(
@@ -110,7 +121,8 @@ def margin_average(
     Y: Tensor,
     weights: Tensor,
     left: Tensor,
-    start: Average,
+    starts: list[Tensor],
+    ridge_machines: Average,
 ) -> Average:
     """Average one-against-rest squared-hinge machines, on the kernels that suit ridge best.
 
@@ -118,10 +130,10 @@ def margin_average(
     ----------
     grams : list of Tensor of shape (n, n)
         The kernels.
-    ridges, Y, weights, left
+    ridges, Y, weights, left, starts
         As of `ridge_average`.
-    start : Average
-        The ridge machines.
+    ridge_machines : Average
+        What that has found.
 
     Returns
     -------
@@ -131,7 +143,7 @@ def margin_average(
     n, C = Y.shape
     binary = C == 2
     heavy = n * (1 if binary else C) > MARGIN_WORK
-    order = start.errors.amin(1).argsort()[: 1 if heavy else MARGIN_KERNELS].tolist()
+    order = ridge_machines.errors.amin(1).argsort()[: 1 if heavy else MARGIN_KERNELS].tolist()
     steps = list(range(ridges.shape[1]))[:: 2 if heavy else 1]
     classes = range(1 if binary else C)
     units = [mean_diagonal(grams[m].diagonal(), weights) for m in order]
@@ -141,10 +153,17 @@ def margin_average(
         K = grams[m] + units[q]  # a bias of the size of the kernel
         for c in classes:
             t = 2 * Y[:, c] - 1
-            active = t * (2 * start.left_out[:, c] - 1) < 1
+            active = t * (2 * ridge_machines.left_out[:, c] - 1) < 1
             for j in reversed(range(len(steps))):
                 ridge = ridges[m, steps[j]]
-                solution = squared_hinge(K, t, ridge / weights, active, ridge / (weights - left))
+                solution = squared_hinge(
+                    K,
+                    t,
+                    ridge / weights,
+                    active,
+                    ridge / (weights - left),
+                    margin_start(starts[m], c),
+                )
                 active = solution.active
                 scores[q, j, :, c], duals[q][j, :, c] = solution.leave_one_out, solution.dual
     if binary:
@@ -156,11 +175,22 @@ def margin_average(
     constants = [d.sum(1) * u / 2 for d, u in zip(duals, units, strict=True)]
     half = torch.full_like(Y[0], 0.5)
     made = _average(scores, errors, [d / 2 for d in duals], half, constants, weights)
-    spread = [torch.zeros_like(Y) for _ in grams]
+    spread, shares = [torch.zeros_like(Y) for _ in grams], [0.0] * len(grams)
     for q, m in enumerate(order):
-        spread[m] = made.dual[q]
+        spread[m], shares[m] = made.dual[q], made.shares[q]
     best = (order[made.best[0]], steps[made.best[1]])
-    return Average(spread, made.constant, made.left_out, best, made.errors)
+    return Average(spread, made.constant, made.left_out, best, made.errors, shares)
+
+
+def margin_start(start: Tensor, c: int) -> Tensor:
+    """Value from which a margin machine of class c starts, given the network's outputs (n, C).
+
+    The machine tells a class from the rest by -1 and 1, twice as far apart as the network's 0 and
+    1; of two classes there is one machine, whose start is half the difference of the outputs.
+    """
+    if start.shape[1] == 2:
+        return start[:, c] - start[:, 1 - c]
+    return 2 * start[:, c]
 
 
 def _average(
@@ -178,7 +208,7 @@ def _average(
     for s, c in zip(share, constants, strict=True):
         constant = constant + torch.tensordot(s, c, 1)
     left_out = torch.tensordot(share, scores, 2)
-    return Average(dual, constant, left_out, best, mean)
+    return Average(dual, constant, left_out, best, mean, share.sum(1).tolist())
 
 
 def stack(ridge: Tensor, margin: Tensor, Y: Tensor, weights: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import validate_data
 from torch import Tensor, nn
 
 from skntk.core import available_bytes, format_bytes, resolve_device, resolve_dtype
@@ -21,6 +21,8 @@ from skntk.infinite import InfiniteKernel, infinite_width
 from skntk.infinite.network import network_kernel
 from skntk.machines.categories import Categories
 from skntk.machines.copies import row_ids
+from skntk.machines.finite import FiniteKernel
+from skntk.machines.networks import ModuleParams, as_rows, check_outputs, drawn_mlp, finite_width
 from skntk.machines.validation import Interval, StrOptions, check_sample_weight
 
 #: Rows above which a random subset of that many is tuned on, by leave-one-out and by evidence.
@@ -48,6 +50,14 @@ class KernelChoice:
         A network that replaces the default one.
     feature_scales : tuple of d float, or None
         Factors of the input's features, encoded if the embedding is "categorical".
+    width : int, inf or None
+        Of the network; None for a module as it stands.
+    n_outputs, seed
+        Of a finite default network, and of its weights.
+    centered : bool
+        Whether the function of a finite network at initialization counts as zero.
+    input_shape : tuple of int, or None
+        Shape of one input of a module.
 
     Examples
     --------
@@ -67,25 +77,55 @@ class KernelChoice:
     embedding: str = "none"
     module: nn.Module | None = None
     feature_scales: tuple[float, ...] | None = None
+    width: float | None = math.inf
+    n_outputs: int = 1
+    seed: int = 0
+    centered: bool = False
+    input_shape: tuple[int, ...] | None = None
 
-    def kernel(self, n_features: int) -> InfiniteKernel:
-        """Return the infinite-width kernel, which reads rows that are encoded already."""
+    @property
+    def finite(self) -> bool:
+        """Whether the kernel is that of a finite network."""
+        return self.width != math.inf
+
+    def kernel(self, n_features: int) -> InfiniteKernel | FiniteKernel:
+        """Return the kernel, which reads rows that are encoded already."""
+        if self.finite:
+            return FiniteKernel(self._network(n_features), self.centered)
         embedding = "none" if self.embedding == "categorical" else self.embedding
         if self.module is not None:
             return infinite_width(self.module, embedding=embedding)
         stds = self.weight_std, self.bias_std
         return network_kernel(n_features, self.depth, self.activation, *stds, embedding=embedding)
 
+    def _network(self, n_features: int) -> nn.Module:
+        if self.module is not None:
+            return self.module
+        assert self.width is not None
+        return drawn_mlp(
+            n_features,
+            self.n_outputs,
+            self.seed,
+            depth=self.depth,
+            width=int(self.width),
+            activation=self.activation,
+            weight_std=self.weight_std,
+            bias_std=self.bias_std,
+        )
+
     def __repr__(self) -> str:
         return f"<KernelChoice: {self}>"
 
     def __str__(self) -> str:
         front = "" if self.embedding == "none" else f"{self.embedding} "
+        if self.finite:
+            front += "empirical "
         if self.module is not None:
             return f"{front}{self.kind} of the module"
         return (
             f"{front}{self.kind}, {self.activation}, depth {self.depth}, "
-            f"weight_std {self.weight_std:.4g}, bias_std {self.bias_std:.4g}"
+            + (f"width {self.width:g}, " if self.finite else "")
+            + f"weight_std {self.weight_std:.4g}, bias_std {self.bias_std:.4g}"
         )
 
 
@@ -118,7 +158,7 @@ class Evaluated:
         self.choice, self.categories, self.dtype, self.n_jobs = choice, categories, dtype, n_jobs
         self.location = location
         encoded = choice.embedding == "categorical"
-        self.infinite = choice.kernel(categories.width if encoded else categories.n_features)
+        self.network = choice.kernel(categories.width if encoded else categories.n_features)
 
     def encoded(self, X: Tensor) -> Tensor:
         """Rows as the network (or its feature-wise embedding) reads them, before scaling."""
@@ -127,13 +167,21 @@ class Evaluated:
     def _scaled(self, X: Tensor) -> Tensor:
         X = self.encoded(X).to(self.dtype)
         scales = self.choice.feature_scales
-        return X if scales is None else X * X.new_tensor(scales)
+        X = X if scales is None else X * X.new_tensor(scales)
+        return X if self.choice.input_shape is None else X.view(-1, *self.choice.input_shape)
+
+    def function(self, X: Tensor) -> Tensor:
+        """Function at initialization in float64: (n, k); zeros (n, 1) in the limit."""
+        found = None
+        if isinstance(self.network, FiniteKernel):
+            found = self.network.function(self._scaled(X))
+        return X.new_zeros(len(X), 1).double() if found is None else found.double()
 
     def gram(self, X: Tensor, Y: Tensor | None = None, kind: str | None = None) -> Tensor:
         """Kernel matrix in float64."""
         scaled = None if Y is None else self._scaled(Y)
         kind = kind or self.choice.kind
-        K = self.infinite.gram(self._scaled(X), scaled, kind=kind, n_jobs=self.n_jobs).double()
+        K = self.network.gram(self._scaled(X), scaled, kind=kind, n_jobs=self.n_jobs).double()
         if self.location:
             ids, others = row_ids(X, X if Y is None else Y)
             K.add_(ids[:, None] == others, alpha=self.location)
@@ -141,52 +189,8 @@ class Evaluated:
 
     def diag(self, X: Tensor, kind: str | None = None) -> Tensor:
         """Kernel of each row with itself in float64."""
-        K = self.infinite.diag(self._scaled(X), kind or self.choice.kind).double()
+        K = self.network.diag(self._scaled(X), kind or self.choice.kind).double()
         return K + self.location if self.location else K
-
-
-class ModuleParams(BaseEstimator):
-    """Parameters ``module__*`` of a module class, as in skorch."""
-
-    def _set_module_params(self, params: dict[str, Any]) -> None:
-        """Store the ``module__*`` arguments of a constructor, and refuse all others."""
-        for name in params:
-            if not name.startswith("module__"):
-                raise TypeError(
-                    f"{type(self).__name__}() got an unexpected keyword argument {name!r}."
-                )
-        self.__dict__.update(params)
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters, with those of the module."""
-        params = super().get_params(deep=False)
-        extra = {k: v for k, v in vars(self).items() if k.startswith("module__")}
-        return {**params, **extra}
-
-    def set_params(self, **params: Any) -> ModuleParams:
-        """Set parameters; names that start with ``module__`` go to the module's class."""
-        extra = {k: params.pop(k) for k in list(params) if k.startswith("module__")}
-        self.__dict__.update(extra)
-        super().set_params(**params)
-        return self
-
-    def _built_module(self) -> nn.Module | None:
-        """Return the module to use: a copy of an instance, or an instance of a class."""
-        module, extra = self.module, {}
-        for name, value in vars(self).items():
-            if name.startswith("module__"):
-                extra[name.removeprefix("module__")] = value
-        if extra and not inspect.isclass(module):
-            raise ValueError(
-                f"parameters {sorted('module__' + k for k in extra)} need module to be a class, "
-                f"but it is {module!r}."
-            )
-        if module is None or isinstance(module, nn.Module):
-            return copy.deepcopy(module)
-        if inspect.isclass(module) and issubclass(module, nn.Module):
-            with torch.random.fork_rng(devices=[]):
-                return module(**extra)
-        raise TypeError(f"module={module!r} must be a torch.nn.Module class or instance, or None.")
 
 
 class NTKMachine(ModuleParams):
@@ -201,6 +205,9 @@ class NTKMachine(ModuleParams):
         "module": "no_validation",
         "kind": [StrOptions({"ntk", "nngp"})],
         "param_grid": [dict, None],
+        "width": [Interval(Real, 1, None, closed="both"), None],
+        "centered": ["boolean"],
+        "input_shape": "no_validation",
         "device": [str, torch.device],
         "dtype": "no_validation",
         "n_jobs": [Integral, None],
@@ -218,9 +225,17 @@ class NTKMachine(ModuleParams):
 
     # Candidates
 
-    def _candidates(self, tuned: bool) -> list[KernelChoice]:
-        """Kernels to choose from; one unless `tuned`."""
-        module = self._built_module()
+    def _candidates(self, tuned: bool, n_outputs: int, outputs: str) -> list[KernelChoice]:
+        """Kernels to choose from, one unless `tuned`, for so many "targets" or "classes"."""
+        width = finite_width(self.width)
+        finite = width is not None or self.width is None
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1)) if finite else 0
+        module = self._built_module(width, seed)
+        if self.width is None and module is None:
+            raise ValueError(
+                "width=None reads the module as it stands, but there is no module; pass one, or "
+                "the width of the default network, np.inf for its limit."
+            )
         values: dict[str, Any] = {"kind": [self.kind]}
         for name in ("embedding", "depth", "activation", "weight_std", "bias_std"):
             value = getattr(self, name)
@@ -230,6 +245,8 @@ class NTKMachine(ModuleParams):
                 values[name] = list(self._GRID[name])
                 if name == "embedding" and not self._categories.values:
                     values[name].remove("categorical")
+                if name == "embedding" and finite:
+                    values[name].remove("featurewise")
             else:
                 values[name] = [self._DEFAULTS[name]]
         grid = dict(self.param_grid or {})
@@ -250,6 +267,16 @@ class NTKMachine(ModuleParams):
                 raise ValueError(
                     f"param_grid['embedding'] has {embedding!r}; allowed are {sorted(allowed)}."
                 )
+        if finite and self.tuning == "marginal_likelihood":
+            raise ValueError(
+                "tuning='marginal_likelihood' differentiates the kernel of an infinitely wide "
+                f"network; pass width=np.inf, or tuning='loo', with width={self.width}."
+            )
+        if finite and "featurewise" in (self.embedding, *grid.get("embedding", ())):
+            raise ValueError(
+                "embedding='featurewise' is a limit of infinite width; pass width=np.inf, or "
+                "embedding='none'."
+            )
         if module is not None and "categorical" in (self.embedding, *grid.get("embedding", ())):
             raise ValueError(
                 "embedding='categorical' changes the number of features, which a module has fixed: "
@@ -262,7 +289,26 @@ class NTKMachine(ModuleParams):
             )
         if tuned:
             values.update({name: list(options) for name, options in grid.items()})
-        choices = [KernelChoice(3, "relu", 1.0, 0.0, self.kind, module=module)]
+        first = KernelChoice(
+            3,
+            "relu",
+            1.0,
+            0.0,
+            self.kind,
+            module=module,
+            width=math.inf if not finite else width,
+            n_outputs=n_outputs,
+            seed=seed,
+            centered=bool(self.centered),
+            input_shape=None if module is None else self._input_shape,
+        )
+        if finite and module is not None:
+            module.to(self._device, resolve_dtype(self.dtype))
+            if inspect.isclass(self.module):
+                module.eval()
+            X = torch.zeros(2, *self._input_shape, dtype=resolve_dtype(self.dtype))
+            check_outputs(module, X.to(self._device), n_outputs, f"y with {n_outputs} {outputs}")
+        choices = [first]
         for name, options in values.items():
             options = [_plain(o) for o in options]
             choices = [replace(c, **{name: o}) for c in choices for o in options]
@@ -284,6 +330,16 @@ class NTKMachine(ModuleParams):
         return alphas
 
     # Data
+
+    def _validated(self, X: Any, y: Any = "no_validation", **checks: Any) -> Any:
+        """Rows of flat features (and targets); in `fit`, note the shape of one input."""
+        X, shape = as_rows(X, self.input_shape)
+        checks["dtype"] = [np.float64, np.float32]
+        if isinstance(y, str):
+            return validate_data(self, X, reset=False, **checks)
+        X, y = validate_data(self, X, y, **checks)
+        self._input_shape = shape or (X.shape[1],)
+        return X, y
 
     @property
     def _device(self) -> torch.device:

@@ -12,11 +12,18 @@ from scipy.special import softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skntk.core import require
-from skntk.machines.averaging import Average, margin_average, ridge_average, stack, temperature
+from skntk.machines.averaging import (
+    Average,
+    margin_average,
+    margin_start,
+    ridge_average,
+    stack,
+    temperature,
+)
 from skntk.machines.base import Evaluated, KernelChoice, NTKMachine
 from skntk.machines.categories import Categories
 from skntk.machines.copies import row_ids, scatter_of_copies, share_of_noise
@@ -143,8 +150,11 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         weight_std: float = math.sqrt(2),
         bias_std: float | str = "auto",
         *,
+        width: float | None = math.inf,
         embedding: str = "auto",
         module: Any = None,
+        centered: bool = False,
+        input_shape: tuple[int, ...] | None = None,
         kind: str = "ntk",
         alpha: float | str = "auto",
         param_grid: dict[str, Any] | None = None,
@@ -161,8 +171,11 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         self.activation = activation
         self.weight_std = weight_std
         self.bias_std = bias_std
+        self.width = width
         self.embedding = embedding
         self.module = module
+        self.centered = centered
+        self.input_shape = input_shape
         self.kind = kind
         self.alpha = alpha
         self.param_grid = param_grid
@@ -202,7 +215,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         KernelOverflowError
             If the kernel overflows its dtype.
         """
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
+        X, y = self._validated(X, y)
         check_classification_targets(y)
         self.__dict__.pop("tuning_results_", None)  # of an earlier fit
         self.X_fit_, y, w = self._weighted(X, y, sample_weight)
@@ -219,11 +232,13 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         self._total = w.sum()
         self.class_prior_ = np.bincount(labels, weights=w) / self._total
         self.choices_: list[KernelChoice] = []
-        self._members: list[tuple[Evaluated, Tensor]] = []
+        self._members: list[tuple[Evaluated, Tensor, float]] = []
         self.temperature_, self._trust = 1.0, 0.0
         if self.ard and self.tuning != "marginal_likelihood":
             raise ValueError("ard=True needs tuning='marginal_likelihood'.")
-        kernels = [self._bound(c) for c in self._candidates(self.tuning is not None)]
+        n_classes = len(self.classes_)
+        candidates = self._candidates(self.tuning is not None, n_classes, "classes")
+        kernels = [self._bound(c) for c in candidates]
         if len(self.classes_) > 1:
             self._require_square(min(n, ROWS), 2 * len(kernels) + 3.2)
             self._require_square(n, 4)
@@ -259,16 +274,17 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         )
         if self.tuning == "marginal_likelihood":
             kernels = [self._by_evidence(kernels, alphas, X_at, Y_at, w_at)]
-        grams, spectra, units = [], [], []
+        grams, spectra, units, starts = [], [], [], []
         for kernel in self._progress(kernels, "tuning"):
             K = kernel.gram(X_at)
             units.append(mean_diagonal(K.diagonal(), w_at))
             spectra.append(Spectral.from_gram(K, w_at))
             grams.append(K)
+            starts.append(kernel.function(X_at).expand(-1, C))
         ridges = torch.as_tensor(np.outer(units, alphas), device=X.device)
-        ridge = ridge_average(spectra, ridges, Y_at, w_at, left[at])
+        ridge = ridge_average(spectra, ridges, Y_at, w_at, left[at], starts)
         del spectra
-        margin = margin_average(grams, ridges, Y_at, w_at, left[at], ridge)
+        margin = margin_average(grams, ridges, Y_at, w_at, left[at], starts, ridge)
         self.tuning_results_ = {
             "choice": [kernel.choice for kernel in kernels],
             "score": ridge.errors.amin(1).tolist(),
@@ -281,11 +297,12 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
             del grams
             ridge, margin = self._refit(kernels, ridges, X, Y, w, ridge, margin)
         self._constant = torch.lerp(ridge.constant, margin.constant, share).cpu().numpy()
-        for kernel, a, b in zip(kernels, ridge.dual, margin.dual, strict=True):
+        parts = zip(kernels, ridge.dual, margin.dual, ridge.shares, margin.shares, strict=True)
+        for kernel, a, b, u, v in parts:
             dual = torch.lerp(a, b, share)
             if bool(dual.any()):
                 self.choices_.append(kernel.choice)
-                self._members.append((kernel, dual))
+                self._members.append((kernel, dual, u + share * (v - u)))
         return float((w_at * errors).sum() / w_at.sum())
 
     def _subset(self, labels: np.ndarray) -> np.ndarray:
@@ -320,25 +337,31 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         margin: Average,
     ) -> tuple[Average, Average]:
         """Train the best machine of each loss on all rows."""
-        mean = (w[:, None] * Y).sum(0) / w.sum()
         duals = [[torch.zeros_like(Y) for _ in kernels] for _ in range(2)]
         (m, j), (q, i) = ridge.best, margin.best
+        start = kernels[m].function(X)
+        mean = (w[:, None] * (Y - start)).sum(0) / w.sum()
         K = kernels[m].gram(X)
-        duals[0][m] = cholesky(K, ridges[m, j] / w, overwrite=m != q).solve(Y - mean)
+        duals[0][m] = cholesky(K, ridges[m, j] / w, overwrite=m != q).solve(Y - start - mean)
         if m != q:
             K = kernels[q].gram(X)
         unit = mean_diagonal(K.diagonal(), w)
         K += unit
         binary = Y.shape[1] == 2
+        start = kernels[q].function(X).expand(Y.shape)
         for c in range(1 if binary else Y.shape[1]):
-            duals[1][q][:, c] = 0.5 * squared_hinge(K, 2 * Y[:, c] - 1, ridges[q, i] / w).dual
+            solved = squared_hinge(
+                K, 2 * Y[:, c] - 1, ridges[q, i] / w, offset=margin_start(start, c)
+            )
+            duals[1][q][:, c] = 0.5 * solved.dual
         if binary:
             duals[1][q][:, 1] = -duals[1][q][:, 0]
         constant = 0.5 + unit * duals[1][q].sum(0)
         empty = K.new_empty(0)
+        chosen = [[float(at == best) for at in range(len(kernels))] for best in (m, q)]
         return (
-            Average(duals[0], mean, empty, ridge.best, ridge.errors),
-            Average(duals[1], constant, empty, margin.best, margin.errors),
+            Average(duals[0], mean, empty, ridge.best, ridge.errors, chosen[0]),
+            Average(duals[1], constant, empty, margin.best, margin.errors, chosen[1]),
         )
 
     def predict_proba(self, X: Any) -> np.ndarray:
@@ -355,7 +378,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
             Columns in the order of `classes_`.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        X = self._validated(X)
         if not self._members:
             return np.tile(self.class_prior_, (len(X), 1))
         train, test = self._tensor(self.X_fit_), self._tensor(X)
@@ -363,8 +386,9 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         for rows in self._blocks(len(test), len(train)):
             shape = len(test[rows]), len(self.classes_)
             scores = torch.zeros(shape, dtype=torch.float64, device=self._device)
-            for kernel, dual in self._members:
+            for kernel, dual, weight in self._members:
                 scores.addmm_(kernel.gram(test[rows], train), dual)
+                scores.add_(kernel.function(test[rows]), alpha=weight)
             blocks.append(scores.cpu().numpy())
         n = self._total
         proba = softmax(self.temperature_ * (np.concatenate(blocks) + self._constant), axis=1)

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from sklearn.base import RegressorMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skntk.core import resolve_dtype
-from skntk.machines.base import EVIDENCE_ROWS, TUNING_ROWS, NTKMachine
+from skntk.machines.base import EVIDENCE_ROWS, TUNING_ROWS, KernelChoice, NTKMachine
 from skntk.machines.categories import Categories
 from skntk.machines.copies import scatter_of_copies, share_of_noise
 from skntk.machines.solution import Solution
@@ -158,8 +158,11 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         weight_std: float = math.sqrt(2),
         bias_std: float | str = "auto",
         *,
+        width: float | None = math.inf,
         embedding: str = "auto",
         module: Any = None,
+        centered: bool = False,
+        input_shape: tuple[int, ...] | None = None,
         kind: str = "ntk",
         alpha: Any = "auto",
         param_grid: dict[str, Any] | None = None,
@@ -178,8 +181,11 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         self.activation = activation
         self.weight_std = weight_std
         self.bias_std = bias_std
+        self.width = width
         self.embedding = embedding
         self.module = module
+        self.centered = centered
+        self.input_shape = input_shape
         self.kind = kind
         self.alpha = alpha
         self.param_grid = param_grid
@@ -225,9 +231,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         NotPositiveDefiniteError
             If the regularized kernel cannot be factorized.
         """
-        X, y = validate_data(
-            self, X, y, multi_output=True, y_numeric=True, dtype=[np.float64, np.float32]
-        )
+        X, y = self._validated(X, y, multi_output=True, y_numeric=True)
         self.__dict__.pop("tuning_results_", None)  # of an earlier fit
         self.X_fit_, y, weights = self._weighted(X, y, sample_weight)
         X, n = self.X_fit_, len(self.X_fit_)
@@ -253,7 +257,8 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         if self.ard and self.tuning != "marginal_likelihood":
             raise ValueError("ard=True needs tuning='marginal_likelihood'.")
         alpha = 1e-3 if isinstance(self.alpha, str) else self._fixed_alpha(k)
-        kernels = [self._bound(c) for c in self._candidates(tuned)]
+        kernels = [self._bound(c) for c in self._candidates(tuned, k, "targets")]
+        self._check_finite(kernels[0].choice)
         alphas = self._alphas(self._ALPHAS)
         if not tuned:
             one = torch.ones(k, dtype=torch.float64, device=Z.device)
@@ -277,6 +282,13 @@ class NTKRegressor(RegressorMixin, NTKMachine):
             )
         self.tuning_results_ = result.results
         return result
+
+    def _check_finite(self, choice: KernelChoice) -> None:
+        if choice.finite and self.uncertainty == "ensemble":
+            raise ValueError(
+                "uncertainty='ensemble' is over all initializations of an infinitely wide network; "
+                f"pass width=np.inf, or uncertainty='gp', with width={self.width}."
+            )
 
     def _fixed_alpha(self, k: int) -> Any:
         alpha = np.asarray(self.alpha, dtype=float)
@@ -370,20 +382,21 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         if return_std and return_cov:
             raise ValueError("return_std and return_cov cannot both be True; ask for one of them.")
         check_is_fitted(self)
-        X = self._tensor(validate_data(self, X, reset=False, dtype=[np.float64, np.float32]))
+        X = self._tensor(self._validated(X))
         solution = self._solution
         if return_cov:
             outputs = len(self.scale_)
             matrices = 2 + len(solution.factors) + 2 * outputs
             self._require_square(len(X), matrices, "the covariance of")
             cross = solution.kernel.gram(X, solution.X)
-            return self._targets.back(cross @ solution.dual), self._targets.back_variance(
+            latent = solution.mean(X, cross, solution.dual)
+            return self._targets.back(latent), self._targets.back_variance(
                 self._uncertainty(X, cross, full=True)
             )
         means, variances = [], []
         for rows in self._blocks(len(X), len(solution.X)):
             cross = solution.kernel.gram(X[rows], solution.X)
-            means.append(cross @ solution.dual)
+            means.append(solution.mean(X[rows], cross, solution.dual))
             if return_std:
                 variances.append(self._uncertainty(X[rows], cross, full=False))
             del cross
@@ -415,12 +428,14 @@ class NTKRegressor(RegressorMixin, NTKMachine):
             The mean at each time.
         """
         check_is_fitted(self)
-        X = self._tensor(validate_data(self, X, reset=False, dtype=[np.float64, np.float32]))
+        X = self._tensor(self._validated(X))
         solution = self._solution
         times = np.atleast_1d(np.asarray(times, dtype=float))
         duals = solution.flow([self._pace(t) for t in times.tolist()])
         blocks = self._blocks(len(X), len(solution.X))
-        stages = torch.cat([solution.kernel.gram(X[b], solution.X) @ duals for b in blocks], 1)
+        stages = torch.cat(
+            [solution.mean(X[b], solution.kernel.gram(X[b], solution.X), duals) for b in blocks], 1
+        )
         for stage in stages:
             yield self._targets.back(stage)
 

@@ -28,7 +28,8 @@ class Solution:
     kernel : Evaluated
         The kernel.
     X, Z, weights : Tensor of shape (n, d), (n, k), (n,)
-        Training rows, standardized targets, weights.
+        Training rows, standardized targets, weights. A finite network's function at initialization
+        is subtracted from the targets.
     ridges : Tensor of shape (k,)
         Absolute ridge of each output.
     time : float
@@ -62,6 +63,7 @@ class Solution:
         by_cholesky: bool,
         spectral: Spectral | None = None,
     ) -> None:
+        Z = Z - kernel.function(X)
         self.kernel, self.X, self.Z, self.weights, self.time = kernel, X, Z, weights, time
         self.jitter, self._spectral = 0.0, spectral
         self.factors: list[Factor]
@@ -81,6 +83,13 @@ class Solution:
             self.factors = [spectral.at(float(ridge)) for ridge in distinct]
             self.factor_at = at.tolist()
             self.dual = self.flow([time])[0]
+
+    def mean(self, X: Tensor, cross: Tensor, dual: Tensor) -> Tensor:
+        """Standardized predictions (..., m, k) at rows X, from their kernel with the training rows.
+
+        The function at initialization of a finite network is part of them.
+        """
+        return cross @ dual + self.kernel.function(X)
 
     @property
     def decomposition(self) -> Spectral:

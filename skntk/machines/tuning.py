@@ -15,6 +15,7 @@ from torch import Tensor
 from skntk.core.errors import NotPositiveDefiniteError
 from skntk.infinite.featurewise import FeaturewiseInputs
 from skntk.infinite.inputs import Inputs
+from skntk.infinite.kernel import InfiniteKernel
 from skntk.infinite.program import Program
 from skntk.infinite.rules import Options
 from skntk.machines.base import Evaluated, KernelChoice
@@ -126,7 +127,8 @@ def tune_loo(
         K = kernel.gram(X[data.rows])
         unit = mean_diagonal(kernel.diag(X), weights)
         spectral = Spectral.from_gram(K, data.weights, overwrite=True)
-        density, scale = loo_log_density(spectral, data, relative * unit)
+        from_start = data._replace(Z=data.Z - kernel.function(X[data.rows]))
+        density, scale = loo_log_density(spectral, from_start, relative * unit)
         score, i = density.mean(1).max(0)
         results["choice"].append(kernel.choice)
         results["alpha"].append(float(relative[i]))
@@ -206,7 +208,8 @@ def _ascend(
         for name, size in zip(names, sizes, strict=True)
     ]
     theta0 = np.concatenate([[log_alpha], *initial])
-    program = kernel.infinite.program((X.shape[1],))
+    assert isinstance(kernel.network, InfiniteKernel)
+    program = kernel.network.program((X.shape[1],))
 
     def unpack(theta: np.ndarray) -> tuple[float, dict[str, Tensor]]:
         parts = np.split(theta[1:], np.cumsum(sizes)[:-1]) if names else []

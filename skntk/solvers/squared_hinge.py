@@ -19,7 +19,7 @@ class HingeSolution(NamedTuple):
     Attributes
     ----------
     dual : Tensor of shape (n,)
-        Coefficients: the machine is ``K dual``. Zero outside the margin.
+        Coefficients: the machine is ``K dual``, beside its offset. Zero outside the margin.
     leave_one_out : Tensor of shape (n,)
         Value at each row of the machine trained without it, to first order.
     active : Tensor of shape (n,)
@@ -37,6 +37,7 @@ def squared_hinge(
     noise: Tensor,
     active: Tensor | None = None,
     kept_noise: Tensor | None = None,
+    offset: Tensor | None = None,
 ) -> HingeSolution:
     r"""Minimize :math:`\sum_i \max(0, 1 - t_i f_i)^2 / \nu_i + f^\top K^{-1} f` over f = K a.
 
@@ -61,6 +62,10 @@ def squared_hinge(
         that stands for w equal ones, with :math:`\nu = \alpha / w`, keeps
         :math:`\alpha / (w - 1)` when one of them is left out.
 
+    offset : Tensor of shape (n,), optional
+        What is added to f in the loss, by default 0: the machine is ``offset + K dual``, and the
+        labels that ridge regression sees are :math:`t - offset`.
+
     Returns
     -------
     HingeSolution
@@ -76,8 +81,10 @@ def squared_hinge(
     if active is None or not bool(active.any()):
         active = torch.ones_like(t, dtype=torch.bool)
 
+    start = torch.zeros_like(t) if offset is None else offset
+
     def objective(dual: Tensor, f: Tensor) -> float:
-        return float(((1 - t * f).clamp_min(0).square() / noise).sum() + dual @ f)
+        return float(((1 - t * f).clamp_min(0).square() / noise).sum() + dual @ (f - start))
 
     at: tuple[float, Tensor, Tensor] | None = None  # objective, coefficients, values
     for _ in range(MAX_STEPS):
@@ -87,8 +94,8 @@ def squared_hinge(
         factor = cholesky(K_SS, noise[rows], overwrite=not whole)
         del K_SS
         dual = torch.zeros_like(t)
-        dual[rows] = factor.solve(t[rows, None])[:, 0]
-        f = K @ dual
+        dual[rows] = factor.solve((t - start)[rows, None])[:, 0]
+        f = start + K @ dual
         loss = objective(dual, f)
         inside = t * f < 1
         if torch.equal(inside, active):

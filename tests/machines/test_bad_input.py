@@ -28,7 +28,6 @@ def changed(value, where=(1, 1)):
         (changed(np.nan), ValueError, "contains NaN"),
         (changed(np.inf), ValueError, "infinity"),
         (X[0], ValueError, "2D array"),
-        (X[None], ValueError, "dim 3|3D|<= 2"),
         (X[:0], ValueError, "0 sample"),
         (X[:, :0], ValueError, "0 feature"),
         (X + 1j, ValueError, "[Cc]omplex"),

@@ -31,41 +31,49 @@ def check_probabilities(model, X, classes):
     return proba
 
 
+@pytest.mark.parametrize("size", [0.0, 0.5])
 @pytest.mark.parametrize("classes", [2, 3])
-def test_ridge_leave_one_out_against_refits(classes, seed):
+def test_ridge_leave_one_out_against_refits(classes, size, seed):
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((15, 2))
     w = torch.tensor(rng.uniform(0.5, 2, 15))
     K = torch.exp(-torch.cdist(torch.tensor(X), torch.tensor(X)))
     Y = torch.eye(classes, dtype=torch.float64)[rng.permutation(15) % classes]
     ridge = torch.tensor([[0.3]], dtype=torch.float64)
-    made = ridge_average([Spectral.from_gram(K, w)], ridge, Y, w, w)
+    start = torch.tensor(size * rng.standard_normal(Y.shape))
+    made = ridge_average([Spectral.from_gram(K, w)], ridge, Y, w, w, [start])
+    Z = Y - start
     for i in range(15):
         rest = torch.arange(15) != i
-        mean = (w[rest, None] * Y[rest]).sum(0) / w[rest].sum()
+        mean = (w[rest, None] * Z[rest]).sum(0) / w[rest].sum()
         C = K[rest][:, rest] + torch.diag(0.3 / w[rest])
-        value = mean + K[i, rest] @ torch.linalg.solve(C, Y[rest] - mean)
+        value = start[i] + mean + K[i, rest] @ torch.linalg.solve(C, Z[rest] - mean)
         torch.testing.assert_close(made.left_out[i], value, rtol=1e-9, atol=1e-10)
-    mean = (w[:, None] * Y).sum(0) / w.sum()
-    dual = torch.linalg.solve(K + torch.diag(0.3 / w), Y - mean)
+    mean = (w[:, None] * Z).sum(0) / w.sum()
+    dual = torch.linalg.solve(K + torch.diag(0.3 / w), Z - mean)
     torch.testing.assert_close(made.dual[0], dual, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(made.constant, mean)
+    assert made.shares == [1.0]
 
 
+@pytest.mark.parametrize("size", [0.0, 0.5])
 @pytest.mark.parametrize("classes", [2, 3])
-def test_margin_machines_one_against_rest(classes, seed):
+def test_margin_machines_one_against_rest(classes, size, seed):
     rng = np.random.default_rng(seed)
     X = torch.tensor(rng.standard_normal((20, 2)))
     K, w = torch.exp(-torch.cdist(X, X)), torch.tensor(rng.uniform(0.5, 2, 20))
     Y = torch.eye(classes, dtype=torch.float64)[rng.permutation(20) % classes]
     ridge = torch.tensor([[0.3]], dtype=torch.float64)
-    start = ridge_average([Spectral.from_gram(K, w)], ridge, Y, w, w)
-    made = margin_average([K], ridge, Y, w, w, start)
+    first = torch.tensor(size * rng.standard_normal(Y.shape))
+    ridge_machines = ridge_average([Spectral.from_gram(K, w)], ridge, Y, w, w, [first])
+    made = margin_average([K], ridge, Y, w, w, [first], ridge_machines)
     unit = mean_diagonal(K.diagonal(), w)
     for c in range(classes):
-        alone = squared_hinge(K + unit, 2 * Y[:, c] - 1, 0.3 / w)
-        scores = K @ made.dual[0][:, c] + made.constant[c]
-        torch.testing.assert_close(scores, 0.5 + 0.5 * (K + unit) @ alone.dual)
+        other = first[:, 1 - c] if classes == 2 else -first[:, c]
+        offset = first[:, c] - other
+        alone = squared_hinge(K + unit, 2 * Y[:, c] - 1, 0.3 / w, offset=offset)
+        scores = offset / 2 + K @ made.dual[0][:, c] + made.constant[c]
+        torch.testing.assert_close(scores, 0.5 + 0.5 * (offset + (K + unit) @ alone.dual))
         torch.testing.assert_close(made.left_out[:, c], 0.5 + 0.5 * alone.leave_one_out)
 
 

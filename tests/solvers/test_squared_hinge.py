@@ -120,3 +120,21 @@ def test_one_class_and_one_row():
     K = torch.full((5, 5), 2.0, dtype=torch.float64)
     solution = squared_hinge(K, -torch.ones_like(K[0]), torch.ones_like(K[0]))
     torch.testing.assert_close(K @ solution.dual, torch.full_like(K[0], -10 / 11))
+
+
+def test_an_offset_moves_where_the_machine_starts(seed):
+    K, t, noise = problem(seed, n=30, ridge=0.3)
+    offset = torch.tensor(np.random.default_rng(seed + 1).standard_normal(30))
+    solution = squared_hinge(K, t, noise, offset=offset)
+    f = offset + K @ solution.dual
+    wanted = t * (1 - t * f).clamp_min(0) / noise
+    torch.testing.assert_close(solution.dual, wanted, rtol=1e-6, atol=1e-8)
+    compared = 0
+    for i in range(30):  # the rows inside the margin stay the same for some
+        rest = torch.arange(30) != i
+        without = squared_hinge(K[rest][:, rest], t[rest], noise[rest], offset=offset[rest])
+        if torch.equal(without.active, solution.active[rest]):
+            value = offset[i] + K[i, rest] @ without.dual
+            torch.testing.assert_close(solution.leave_one_out[i], value, rtol=1e-6, atol=1e-8)
+            compared += 1
+    assert compared > 5

@@ -1,0 +1,340 @@
+"""What both network estimators share: building, learning rates, training, resuming."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar
+
+import joblib
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from skorch.helper import predefined_split
+from torch import Tensor, nn
+
+from skntk.core import resolve_device, resolve_dtype
+from skntk.finite import EmpiricalKernel, linearize
+from skntk.finite.network import check_batch_norm
+from skntk.machines.networks import (
+    ModuleParams,
+    as_rows,
+    check_outputs,
+    drawn_mlp,
+    finite_width,
+)
+from skntk.machines.validation import Interval, StrOptions
+from skntk.training.net import (
+    BestStopping,
+    Checkpointing,
+    Divergence,
+    Progress,
+    Rows,
+    as_batch,
+    read_checkpoint,
+)
+from skntk.training.preconditioners import KFAC, NaturalGradient, tangent_module
+
+PRECONDITIONERS = {"natural_gradient": NaturalGradient, "kfac": KFAC}
+#: Matrix rows of the kernel that the largest stable learning rate is read from.
+_RATE_ROWS = 1024
+#: Rows of a batch, and of test data that go through the network at one time.
+_BATCH, _TEST_BATCH = 128, 1024
+
+
+class NetworkEstimator(ModuleParams):
+    """Base of `NetworkRegressor` and `NetworkClassifier`; not used directly."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "depth": [Interval(Integral, 0, None, closed="left")],
+        "width": [Interval(Real, 1, None, closed="left"), None],
+        "activation": [str, nn.Module],
+        "weight_std": [Interval(Real, 0, None, closed="neither")],
+        "bias_std": [Interval(Real, 0, None, closed="left")],
+        "module": "no_validation",
+        "parametrization": [StrOptions({"ntk", "standard", "mup"})],
+        "regime": [StrOptions({"full", "linearized"})],
+        "centered": ["boolean"],
+        "optimizer": [StrOptions({"gd", "sgd", "adam", "natural_gradient", "kfac"})],
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "damping": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "patience": [Interval(Integral, 1, None, closed="left")],
+        "callbacks": [list, None],
+        "checkpoint": [str, Path, None],
+        "input_shape": "no_validation",
+        "device": [str, torch.device],
+        "dtype": "no_validation",
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    # Data
+
+    def _rows(self, X: Any, y: Any = None) -> Any:
+        """Validate inputs (and targets): as tensors of shape (n, *input_shape)."""
+        X, shape = as_rows(X, self.input_shape)
+        checked = {"dtype": [np.float64, np.float32]}
+        if y is None:
+            X = validate_data(self, X, reset=False, **checked)
+        else:
+            X, y = validate_data(self, X, y, **checked, **self._target_checks)
+            self._input_shape = shape or (X.shape[1],)
+            if math.prod(self._input_shape) != X.shape[1]:
+                raise ValueError(
+                    f"X has {X.shape[1]} features, but input_shape={self._input_shape} needs "
+                    f"{math.prod(self._input_shape)}."
+                )
+        X = torch.tensor(X, dtype=resolve_dtype(self.dtype)).reshape(-1, *self._input_shape)
+        return X if y is None else (X, y)
+
+    # The network
+
+    def _network(self, X: Tensor, n_outputs: int, seed: int, what: str) -> nn.Module:
+        """Return the module that is trained."""
+        width = finite_width(self.width)
+        if self.width is not None and width is None:
+            raise ValueError(
+                f"width={self.width} has no network that could be trained; NTKRegressor and "
+                "NTKClassifier have the kernel machine of that limit."
+            )
+        module = self._built_module(width, seed)
+        if module is None:
+            module = drawn_mlp(
+                math.prod(X.shape[1:]),
+                n_outputs,
+                seed,
+                depth=self.depth,
+                width=512 if width is None else width,
+                activation=self.activation,
+                weight_std=self.weight_std,
+                bias_std=self.bias_std,
+                parametrization=self.parametrization,
+            )
+            if X.ndim > 2:
+                module = nn.Sequential(nn.Flatten(), *module)
+        module = module.to(resolve_device(self.device), resolve_dtype(self.dtype))
+        check_outputs(module, X.to(resolve_device(self.device)), n_outputs, what)
+        if not any(p.requires_grad for p in module.parameters()):
+            raise ValueError(
+                f"module {type(module).__name__} is frozen: none of its parameters requires a "
+                "gradient; call module.requires_grad_(True)."
+            )
+        if self.regime == "linearized":
+            if inspect.isclass(self.module):
+                module.eval()
+            return linearize(module, centered=self.centered)
+        if self.centered:
+            raise ValueError("centered=True needs regime='linearized'.")
+        if self.optimizer in PRECONDITIONERS:
+            check_batch_norm(module)
+        return module
+
+    def _rate(self, module: nn.Module, X: Tensor, n_outputs: int) -> float:
+        """Learning rate: as given, or what suits the optimizer."""
+        if self.learning_rate != "auto":
+            return float(self.learning_rate)
+        if self.optimizer in PRECONDITIONERS:
+            return 1.0 if self.regime == "linearized" else 0.5
+        if self.optimizer == "adam":
+            return 1e-3 if self.parametrization == "standard" or self.module is not None else 1e-2
+        m = max(2, _RATE_ROWS // n_outputs)
+        kernel = EmpiricalKernel(tangent_module(module).eval())
+        K = kernel.gram(X[:m].to(resolve_device(self.device))).double()
+        n = len(K)
+        K = K.permute(2, 0, 3, 1).reshape(n * n_outputs, n * n_outputs)
+        largest = float(torch.linalg.eigvalsh(K)[-1]) / n
+        return 1.0 / max(largest * self._largest_curvature(n_outputs), 1e-12)
+
+    def _absolute_damping(self, module: nn.Module, X: Tensor) -> float:
+        """Damping: as given, or a tenth of the mean diagonal of the kernel at initialization."""
+        if self.damping != "auto":
+            return float(self.damping)
+        if self.optimizer not in PRECONDITIONERS:
+            return 0.0
+        kernel = EmpiricalKernel(tangent_module(module).eval(), "diagonal")
+        return 0.1 * float(kernel.diag(X[:_BATCH].to(resolve_device(self.device))).mean())
+
+    def _steps(self, module: nn.Module, X: Tensor, n_outputs: int) -> dict[str, Any]:
+        """Arguments of the skorch net that are about the optimizer."""
+        n = len(X)
+        rate = self._rate(module, X, n_outputs)
+        whole = self.optimizer in ("gd", "natural_gradient")
+        size = self.batch_size
+        if self.optimizer == "gd" and size not in ("auto", n):
+            raise ValueError(
+                f"optimizer='gd' takes all rows in each step, but batch_size={size}; leave it at "
+                "'auto', or take optimizer='sgd'."
+            )
+        size = (n if whole else min(_BATCH, n)) if size == "auto" else min(int(size), n)
+        common = {"lr": rate, "batch_size": size, "optimizer__weight_decay": self.weight_decay}
+        if self.optimizer == "adam":
+            return {**common, "optimizer": torch.optim.Adam}
+        return {**common, "optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum}
+
+    # Training
+
+    def _train(
+        self,
+        kind: Any,
+        module: nn.Module,
+        criterion: type[nn.Module],
+        X: Tensor,
+        y: Tensor,
+        seed: int,
+        labels: np.ndarray | None = None,
+    ) -> None:
+        """Train `net_`, or go on with a checkpoint."""
+        n_outputs = self._n_outputs
+        rows, held = self._split(len(X), labels, seed)
+        steps = self._steps(module, X[rows], n_outputs)
+        self._damping = self._absolute_damping(module, X[rows])
+        callbacks = [clone(c, safe=False) for c in self.callbacks or []]
+        callbacks.append(("divergence", Divergence()))
+        if self.early_stopping:
+            stop = BestStopping(patience=self.patience, load_best=True, sink=_silent)
+            callbacks.append(("early_stopping", stop))
+        if self.verbose:
+            callbacks.append(("progress", Progress()))
+        valid = None if held is None else predefined_split(Rows(X[held], y[held]))
+        net = None
+        if self.checkpoint is not None:
+            path = Path(self.checkpoint)
+            mark = self._fingerprint(X, y, seed)
+            with _seeded(seed):
+                net = read_checkpoint(path, mark)
+                state = torch.get_rng_state()
+        if net is None:
+            if self.checkpoint is not None:
+                callbacks.append(("checkpointing", Checkpointing(path, mark)))
+            net = kind(
+                module,
+                criterion=criterion,
+                max_epochs=int(self.max_epochs),
+                train_split=valid,
+                callbacks=callbacks,
+                callbacks__print_log=None,
+                dataset=Rows,
+                iterator_train__collate_fn=as_batch,
+                iterator_train__shuffle=steps["batch_size"] < len(rows),
+                iterator_valid__collate_fn=as_batch,
+                iterator_valid__batch_size=_TEST_BATCH,
+                device=str(self.device),
+                verbose=0,
+                **steps,
+            )
+            resumed = False
+        else:
+            resumed = True
+            net.set_params(train_split=valid)
+        self.net_ = net
+        with _seeded(seed + 1):
+            if not resumed:
+                net.initialize()
+                self._precondition(net)
+                net.partial_fit(X[rows], y[rows])
+            else:
+                torch.set_rng_state(state)
+                self._precondition(net)
+                self._resume(net, X[rows], y[rows])
+            if self.checkpoint is not None:
+                dict(net.callbacks_)["checkpointing"].write(net)
+        net.set_params(train_split=None)
+
+    def _resume(self, net: Any, X: Tensor, y: Tensor) -> None:
+        """Train the epochs that are missing; callbacks keep what they knew."""
+        missing = int(self.max_epochs) - len(net.history)
+        stopped = self.early_stopping and dict(net.callbacks_)["early_stopping"].misses_ >= (
+            self.patience
+        )
+        if missing <= 0 or stopped:
+            return
+        with suppress(KeyboardInterrupt):
+            net.fit_loop(X, y, epochs=missing)
+        net.notify("on_train_end", X=X, y=y)
+
+    def _precondition(self, net: Any) -> None:
+        if self.optimizer not in PRECONDITIONERS:
+            return
+        made = PRECONDITIONERS[self.optimizer]
+        net.preconditioner = made(net.module_, self._likelihood, self._damping)
+
+    def _split(self, n: int, labels: np.ndarray | None, seed: int) -> tuple[Tensor, Tensor | None]:
+        """Rows to train on, and to stop early by."""
+        if not self.early_stopping:
+            return torch.arange(n), None
+        counts = np.zeros(0) if labels is None else np.bincount(labels)
+        stratify = labels if len(counts) and counts.min() >= 2 else None
+        classes = 0 if stratify is None else len(counts)
+        held = max(math.ceil(self.validation_fraction * n), classes)
+        if n - held < max(classes, 2):
+            raise ValueError(
+                f"early_stopping=True holds out {held} of {n} rows and leaves too few to train on; "
+                "pass more rows, or early_stopping=False."
+            )
+        train, test = train_test_split(
+            np.arange(n), test_size=held, stratify=stratify, random_state=seed
+        )
+        return torch.as_tensor(np.sort(train)), torch.as_tensor(np.sort(test))
+
+    def _fingerprint(self, X: Tensor, y: Tensor, seed: int) -> str:
+        """What a checkpoint must agree in with the fit that goes on with it."""
+        free = {"max_epochs", "checkpoint", "verbose", "device", "callbacks", "module"}
+        params = {k: v for k, v in self.get_params().items() if k not in free}
+        module = self.module.state_dict() if isinstance(self.module, nn.Module) else self.module
+        return joblib.hash([{k: repr(v) for k, v in params.items()}, seed, X, y, module])
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    # Predicting
+
+    def _forward(self, X: Any) -> Tensor:
+        """Outputs of the trained network: (m, k)."""
+        check_is_fitted(self)
+        return self.net_.forward(self._rows(X)).flatten(1)
+
+    @property
+    def history_(self) -> Any:
+        """History of the training by skorch: one entry an epoch."""
+        check_is_fitted(self)
+        return self.net_.history
+
+    @property
+    def module_(self) -> nn.Module:
+        """The trained module; a `skntk.finite.Linearized` with ``regime="linearized"``."""
+        check_is_fitted(self)
+        return self.net_.module_
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "net_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        tags.non_deterministic = False
+        return tags
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch, and leave its state as it was."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+def _silent(*_: Any) -> None:
+    """Take a message and drop it."""

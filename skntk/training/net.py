@@ -1,0 +1,200 @@
+"""The skorch nets behind the estimators: batches, preconditioned steps, resumable checkpoints."""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from skorch import NeuralNetClassifier, NeuralNetRegressor
+from skorch.callbacks import Callback, EarlyStopping
+from skorch.dataset import Dataset
+from torch import Tensor, nn
+
+from skntk.core import TrainingDivergedError
+from skntk.training.preconditioners import Preconditioner
+
+#: Seconds between two checkpoints, at least.
+CHECKPOINT_SECONDS = 10.0
+
+
+class HalfSquaredError(nn.Module):
+    r"""Loss :math:`\frac1{2nk} \sum (f - y)^2`, whose gradient flow `training_time` counts."""
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean over rows and outputs of half the squared error."""
+        return 0.5 * (outputs.flatten(1) - targets).square().mean()
+
+
+class OneHotSquaredError(nn.Module):
+    """`HalfSquaredError` with the indicators of the classes as targets."""
+
+    def forward(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean over rows and classes of half the squared error."""
+        targets = nn.functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
+        return 0.5 * (outputs - targets).square().mean()
+
+
+class Rows(Dataset):
+    """Rows that are picked a batch at a time rather than one by one."""
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Rows and targets of a batch; zeros for targets that are not known."""
+        at = torch.as_tensor(indices)
+        y = torch.zeros(len(at)) if self.y is None else self.y[at]
+        return self.X[at], y
+
+
+def as_batch(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What is put together already."""
+    return batch
+
+
+class _Preconditioned:
+    """Mixin of skorch nets that changes gradients between the backward pass and the step."""
+
+    preconditioner: Preconditioner | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: Any = super().__getstate__()
+        return {k: v for k, v in state.items() if k != "preconditioner"}  # holds the module again
+
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
+        """As skorch's, with the preconditioner's direction in place of the gradient."""
+        step = super().train_step_single(batch, **fit_params)  # type: ignore[misc]
+        if self.preconditioner is not None:
+            X, y = batch
+            outputs = step["y_pred"].detach().flatten(1)
+            if isinstance(self.criterion_, HalfSquaredError):  # type: ignore[attr-defined]
+                residual = outputs - y.to(outputs)
+            else:
+                targets = nn.functional.one_hot(y, outputs.shape[1]).to(outputs)
+                categorical = self.preconditioner.likelihood == "categorical"
+                residual = (outputs.softmax(1) if categorical else outputs) - targets
+            self.preconditioner.replace(X.to(outputs.device), residual)
+        return step
+
+
+class RegressorNet(_Preconditioned, NeuralNetRegressor):
+    """skorch regressor whose steps may be preconditioned."""
+
+
+class ClassifierNet(_Preconditioned, NeuralNetClassifier):
+    """skorch classifier whose steps may be preconditioned."""
+
+
+class BestStopping(EarlyStopping):
+    """skorch's early stopping, whose pickles keep the best weights seen."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
+
+
+class Divergence(Callback):
+    """Stops a training whose loss is not finite."""
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Raise `TrainingDivergedError` if so."""
+        loss = net.history[-1]["train_loss"]
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(
+                f"the training loss is {loss} after epoch {len(net.history)}, with "
+                f"learning_rate={net.lr:.3g}: pass a smaller learning_rate, more damping if the "
+                "optimizer has it, or scale the inputs."
+            )
+
+
+class Progress(Callback):
+    """A bar over epochs with the training loss and an estimate of the time left."""
+
+    def on_train_begin(self, net: Any, **kwargs: Any) -> None:
+        """Open the bar."""
+        from tqdm.auto import tqdm
+
+        self.bar_ = tqdm(total=net.max_epochs, initial=len(net.history), unit="epoch")
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Move it."""
+        if not hasattr(self, "bar_"):
+            self.on_train_begin(net)
+        self.bar_.n = len(net.history)
+        shown = {k: v for k, v in net.history[-1].items() if k in ("train_loss", "valid_loss")}
+        self.bar_.set_postfix(shown)
+
+    def on_train_end(self, net: Any, **kwargs: Any) -> None:
+        """Close it."""
+        if hasattr(self, "bar_"):
+            self.bar_.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "bar_"}
+
+
+class Checkpointing(Callback):
+    """Writes the whole net and the random state now and then, in one step each time.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    fingerprint : str
+        Of the estimator and the data, that a resumed fit must agree in.
+    """
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path, self.fingerprint = path, fingerprint
+        self._written = time.monotonic()
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Write if the last checkpoint is old."""
+        if time.monotonic() - self._written >= CHECKPOINT_SECONDS:
+            self.write(net)
+
+    def write(self, net: Any) -> None:
+        """Write a checkpoint."""
+        state = {"fingerprint": self.fingerprint, "net": net, "rng": torch.get_rng_state()}
+        write_atomically(self.path, pickle.dumps(state))
+        self._written = time.monotonic()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file in one step, so that no kill leaves half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(file.name, path)
+
+
+def read_checkpoint(path: Path, fingerprint: str) -> Any:
+    """Return a checkpoint's net, and set the random state to the checkpoint's; None without one.
+
+    Raises
+    ------
+    ValueError
+        If the file is no checkpoint, or that of another fit.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = pickle.loads(path.read_bytes())
+        found = state["fingerprint"]
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint={str(path)!r} cannot be read as a checkpoint ({error}); delete it, or "
+            "pass another path."
+        ) from error
+    if found != fingerprint:
+        raise ValueError(
+            f"checkpoint={str(path)!r} belongs to a fit with other parameters or other data; "
+            "delete it to start anew, or pass another path."
+        )
+    torch.set_rng_state(state["rng"])
+    return state["net"]

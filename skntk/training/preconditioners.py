@@ -1,0 +1,204 @@
+"""Natural gradient and K-FAC: what takes the gradient's place before a step of plain descent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skntk.core import require
+from skntk.finite import Linearized
+from skntk.finite.capture import AffineLayer, Capture, LookupLayer, OtherPathError, sweep
+from skntk.finite.contraction import forms
+from skntk.finite.curvature import KroneckerFactors, kronecker_factors, output_hessian
+from skntk.finite.network import NetworkInputs, check_batch_norm, eval_mode, evaluate, private_copy
+from skntk.finite.plan import Plan
+from skntk.solvers import cholesky
+
+#: Parameters of a layer without Kronecker factors whose block of the curvature is formed.
+_MOST = 4096
+
+
+def tangent_module(module: nn.Module) -> nn.Module:
+    """Return the network whose Jacobian a module has: of a linearization, a copy of its anchor."""
+    if not isinstance(module, Linearized):
+        return module
+    made = private_copy(module.anchor)
+    for name, parameter in made.named_parameters():
+        parameter.requires_grad_(name in module.names)
+    return made
+
+
+class Preconditioner:
+    """Replaces the gradients of a module by those of a second-order method.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        What is trained, perhaps a `Linearized`.
+    likelihood : {"gaussian", "categorical"}
+        Whose Gauss-Newton matrix, see `skntk.finite.curvature.output_hessian`.
+    damping : float
+        Added to :math:`J J^T`, the sum over the rows of a batch, or to the Gauss-Newton matrix.
+
+    Raises
+    ------
+    ValueError
+        If the module has a BatchNorm, which couples the rows of a batch in training.
+    """
+
+    def __init__(self, module: nn.Module, likelihood: str, damping: float) -> None:
+        self.module, self.likelihood, self.damping = module, likelihood, damping
+        self._plan: Plan | None = None
+        self._tangent = tangent_module(module)
+        if isinstance(module, Linearized):
+            self._trained = dict(module.module.named_parameters())
+            self._names = module.names
+        else:
+            check_batch_norm(module)
+            self._trained = dict(module.named_parameters())
+            self._names = tuple(n for n, p in self._trained.items() if p.requires_grad)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_plan": None}
+
+    def replace(self, X: Tensor, residual: Tensor) -> None:
+        """Put a direction in place of the gradients.
+
+        Parameters
+        ----------
+        X : Tensor
+            Rows of the batch.
+        residual : Tensor of shape (n, k)
+            Derivative of the loss's sum over rows with respect to the outputs.
+        """
+        raise NotImplementedError
+
+    def _captured(self, X: Tensor) -> tuple[NetworkInputs, Capture]:
+        inputs = NetworkInputs(X)
+        with eval_mode(self._tangent):
+            if self._plan is None:
+                live = dict(self._tangent.named_parameters())
+                chosen = {name: live[name] for name in self._names}
+                self._plan = Plan.of(self._tangent, inputs, chosen)
+            try:
+                return inputs, sweep(self._tangent, inputs, self._plan)
+            except OtherPathError:
+                return inputs, sweep(self._tangent, inputs, self._plan.without_rules())
+
+    def _outputs(self, found: Capture, X: Tensor) -> Tensor:
+        """Outputs that the likelihood is taken at."""
+        if self._tangent is self.module:
+            return found.outputs
+        with torch.no_grad():
+            return evaluate(self.module, NetworkInputs(X))
+
+
+class NaturalGradient(Preconditioner):
+    r"""Exact natural gradient in function space (Zhang, Martens & Grosse 2019, equation 9).
+
+    The direction is :math:`J^T (\Lambda J J^T + \lambda I)^{-1} r`, with the residual r and the
+    likelihood's Hessian :math:`\Lambda`: the identity for squared loss.
+    """
+
+    def replace(self, X: Tensor, residual: Tensor) -> None:
+        inputs, found = self._captured(X)
+        n, k = residual.shape
+        require(
+            3 * 8 * (n * k) ** 2,
+            f"a natural gradient of {n} rows x {k} outputs",
+            "Pass a smaller batch_size, or optimizer='kfac'.",
+            residual.device,
+        )
+        K = residual.new_zeros(k, n, k, n)
+        for form in forms(found, "full"):
+            form.add(K, form)
+        K, r = K.double(), residual.T.reshape(-1, 1).double()  # output by output, as K is
+        if self.likelihood == "gaussian":
+            dual = cholesky(K.view(n * k, n * k), self.damping, overwrite=True).solve(r)
+        else:
+            H = output_hessian(self._outputs(found, X), self.likelihood).double()
+            M = torch.einsum("npq,qnsm->pnsm", H, K).reshape(n * k, n * k)
+            M.diagonal().add_(self.damping)
+            dual = torch.linalg.solve(M, r)
+        self._pull_back(inputs, dual.view(k, n).T.to(residual.dtype))
+
+    def _pull_back(self, inputs: NetworkInputs, dual: Tensor) -> None:
+        """Put :math:`J^T` times `dual` (n, k) in place of the gradients."""
+        live = dict(self._tangent.named_parameters())
+        with eval_mode(self._tangent), torch.enable_grad():
+            outputs = evaluate(self._tangent, inputs)
+        tensors = [live[name] for name in self._names]
+        found = torch.autograd.grad(
+            outputs, tensors, dual, allow_unused=True, materialize_grads=True
+        )
+        for name, direction in zip(self._names, found, strict=True):
+            self._trained[name].grad = direction
+
+
+class KFAC(Preconditioner):
+    r"""K-FAC (Martens & Grosse 2015): a Kronecker-factored Gauss-Newton matrix, layer by layer.
+
+    The direction of a layer is :math:`(G \otimes A + \lambda I)^{-1}` times its gradient, by the
+    eigendecompositions of both factors. Parameters without factors, such as the scales of a
+    normalization, have their block of the matrix formed. The whole direction d is then scaled by
+    what the exact matrix says is best, :math:`g^T d / (d^T J^T \Lambda J d + \lambda d^T d)`
+    (section 6.4), without which the layers overshoot together.
+    """
+
+    def replace(self, X: Tensor, residual: Tensor) -> None:
+        _, found = self._captured(X)
+        outputs = self._outputs(found, X)
+        H = output_hessian(outputs, self.likelihood)
+        directions: dict[str, Tensor] = {}
+        change = torch.zeros_like(outputs)  # J d
+        for layer in found.layers:
+            if isinstance(layer, AffineLayer):
+                factors = kronecker_factors(layer, outputs, self.likelihood)
+                made, moved = self._factored(layer, factors, residual)
+            elif isinstance(layer, LookupLayer):
+                raise ValueError(
+                    f"optimizer='kfac' has no factors for the embedding {layer.weight!r}; freeze "
+                    "it by requires_grad_(False), or take another optimizer."
+                )
+            else:
+                made, moved = self._dense(layer.name, layer.J, H, residual)
+            directions |= made
+            change += moved
+        slope = (residual * change).sum()
+        size = sum((d.square().sum() for d in directions.values()), change.new_zeros(()))
+        curvature = torch.einsum("np,npq,nq->", change, H, change) + self.damping * size
+        scale = slope / curvature if curvature > 0 else torch.zeros_like(slope)
+        for name, direction in directions.items():
+            self._trained[name].grad = scale * direction
+
+    def _factored(
+        self, layer: AffineLayer, factors: KroneckerFactors, residual: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Directions of a layer's parameters, and how they move the outputs (n, k)."""
+        columns = layer.columns()
+        gradient = torch.einsum("np,pnsm,nsd->md", residual, layer.B, columns)
+        la, Qa = torch.linalg.eigh(factors.A)
+        lg, Qg = torch.linalg.eigh(factors.G)
+        eigenvalues = lg.clamp_min(0)[:, None] * la.clamp_min(0)
+        floor = torch.finfo(la.dtype).eps * eigenvalues.max().clamp_min(torch.finfo(la.dtype).tiny)
+        V = Qg @ ((Qg.T @ gradient @ Qa) / (eigenvalues + self.damping).clamp_min(floor)) @ Qa.T
+        moved = torch.einsum("pnsm,nsm->np", layer.B, columns @ V.T)
+        return layer.split(V), moved
+
+    def _dense(
+        self, name: str, J: Tensor, H: Tensor, residual: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        shape, J = J.shape[2:], J.reshape(*J.shape[:2], -1)
+        if J.shape[2] > _MOST:
+            raise ValueError(
+                f"optimizer='kfac' has no factors for the parameter {name!r} of shape "
+                f"{tuple(shape)}, which no rule of the capture explains; freeze it by "
+                "requires_grad_(False), or take another optimizer."
+            )
+        M = torch.einsum("pnx,npq,qny->xy", J, H, J).double()
+        gradient = torch.einsum("np,pnx->x", residual, J)
+        factor = cholesky(M, self.damping, overwrite=True)
+        d = factor.solve(gradient[:, None].double())[:, 0].to(J.dtype)
+        return {name: d.reshape(shape)}, torch.einsum("pnx,x->np", J, d)

@@ -1,0 +1,243 @@
+"""`NetworkRegressor`: a finite network, fully trained or linearized."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from sklearn.base import RegressorMixin
+from torch import nn
+
+from skntk.core import resolve_dtype
+from skntk.machines.targets import Targets
+from skntk.machines.validation import fit_context
+from skntk.training.base import NetworkEstimator
+from skntk.training.net import HalfSquaredError, RegressorNet
+
+
+class NetworkRegressor(RegressorMixin, NetworkEstimator):
+    r"""Regression with a finite network, trained by skorch on half the mean squared error.
+
+    With ``regime="linearized"`` it is the lazy network: linear in its parameters around their
+    initialization. Trained to convergence by gradient descent or natural gradient, that is
+    `NTKRegressor` with the same network and ``alpha=0``.
+
+    Targets are centred and scaled inside; inputs are not, so put a scaler in front.
+
+    Parameters
+    ----------
+    depth : int, default=2
+        Hidden layers of the default network, `skntk.nn.MLP`.
+    width : int, optional
+        Units of each hidden layer; by default 512. With a module class, passed to it as ``width``;
+        with a module instance it must be None.
+    activation : str or torch.nn.Module, default="relu"
+        A name of `skntk.nn.activation_names` or an elementwise module.
+    weight_std, bias_std : float, default=sqrt(2), 0.1
+        Standard deviations of the default network's weights, per fan-in, and biases.
+    module : torch.nn.Module class or instance, optional
+        A network that replaces the default one, with one output for each target; parameters
+        ``module__*`` go to a class. `depth`, `activation`, `weight_std`, `bias_std` and
+        `parametrization` are then unused.
+    parametrization : {"ntk", "standard", "mup"}, default="ntk"
+        Of the default network, see `skntk.nn.Linear`.
+    regime : {"full", "linearized"}, default="full"
+        Train the network, or its linearization at initialization (`skntk.linearize`).
+    centered : bool, default=False
+        Subtract the function at initialization; needs ``regime="linearized"``.
+    optimizer : {"gd", "sgd", "adam", "natural_gradient", "kfac"}, default="adam"
+        Gradient descent on all rows or on batches, Adam, exact natural gradient in function space,
+        or K-FAC.
+    learning_rate : float or "auto", default="auto"
+        "auto" is 1e-2 for Adam on the default network (1e-3 in the standard parametrization or on
+        a module), 0.5 for the natural gradient and K-FAC (1 linearized), and the inverse of the
+        largest curvature of the loss at initialization, from the empirical NTK, for "gd" and "sgd".
+    momentum : float, default=0.0
+        Of all optimizers but Adam, in [0, 1).
+    damping : float or "auto", default="auto"
+        :math:`\lambda` of the natural gradient :math:`J^T (J J^T + \lambda I)^{-1} (f - y)` and of
+        K-FAC, in units of the empirical NTK summed over the rows of a batch; 0 is undamped. "auto"
+        is a tenth of the mean diagonal of that kernel at initialization.
+    weight_decay : float, default=0.0
+        Half the coefficient of the squared parameters in the loss.
+    max_epochs : int, default=200
+        Passes over the training rows.
+    batch_size : int or "auto", default="auto"
+        Rows of a step; "auto" is all of them for "gd" and "natural_gradient", else 128.
+    early_stopping : bool, default=False
+        Hold out `validation_fraction` of the rows, stop when their loss has not improved for
+        `patience` epochs, and keep the best weights.
+    validation_fraction : float, default=0.1
+        In (0, 1).
+    patience : int, default=20
+        Epochs.
+    callbacks : list of skorch callbacks, optional
+        Copies of them are used, as in `skorch.NeuralNet`.
+    checkpoint : str or Path, optional
+        File to which the state of the training is written every ten seconds and at its end. A
+        `fit` that finds its own file there goes on with it, and ends as if it had not been
+        interrupted; with more `max_epochs` it trains the rest. The file is a pickle: do not open
+        those of others.
+    input_shape : tuple of int, optional
+        Shape of one input, such as (C, H, W), for rows that come flat; X of several axes is known
+        by itself.
+    device : str or torch.device, default="cpu"
+        Where the network is trained.
+    dtype : {"float32", "float64"}, default="float32"
+        Of the network.
+    random_state : int, RandomState or None, default=None
+        For initial weights, batches and the held out rows; torch's own state is left as it was.
+    verbose : int, default=0
+        1 shows progress over epochs.
+
+    Attributes
+    ----------
+    net_ : skorch.NeuralNetRegressor
+        The trained net, on standardized targets.
+    module_ : torch.nn.Module
+        Its module.
+    history_ : skorch.history.History
+        Losses of each epoch.
+    n_features_in_ : int
+        Number of features; the product of the axes of an input.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of the features, if X had any.
+
+    References
+    ----------
+    Lee et al. (2019), "Wide neural networks of any depth evolve as linear models"; Zhang, Martens
+    & Grosse (2019), "Fast convergence of natural gradient descent for overparameterized neural
+    networks"; Martens & Grosse (2015), "Optimizing neural networks with Kronecker-factored
+    approximate curvature".
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from skntk import NetworkRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> net = NetworkRegressor(width=64, max_epochs=20, early_stopping=True, random_state=0)
+    >>> make_pipeline(StandardScaler(), net).fit(X[:300], y[:300]).predict(X[300:]).shape
+    (142,)
+    """
+
+    _target_checks: ClassVar[dict[str, Any]] = {"multi_output": True, "y_numeric": True}
+    _likelihood = "gaussian"
+
+    def __init__(
+        self,
+        depth: int = 2,
+        width: int | None = None,
+        activation: str | nn.Module = "relu",
+        weight_std: float = math.sqrt(2),
+        bias_std: float = 0.1,
+        *,
+        module: Any = None,
+        parametrization: str = "ntk",
+        regime: str = "full",
+        centered: bool = False,
+        optimizer: str = "adam",
+        learning_rate: float | str = "auto",
+        momentum: float = 0.0,
+        damping: float | str = "auto",
+        weight_decay: float = 0.0,
+        max_epochs: int = 200,
+        batch_size: int | str = "auto",
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 20,
+        callbacks: list[Any] | None = None,
+        checkpoint: str | Path | None = None,
+        input_shape: tuple[int, ...] | None = None,
+        device: str | torch.device = "cpu",
+        dtype: str = "float32",
+        random_state: Any = None,
+        verbose: int = 0,
+        **module__params: Any,
+    ) -> None:
+        self.depth = depth
+        self.width = width
+        self.activation = activation
+        self.weight_std = weight_std
+        self.bias_std = bias_std
+        self.module = module
+        self.parametrization = parametrization
+        self.regime = regime
+        self.centered = centered
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.damping = damping
+        self.weight_decay = weight_decay
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.callbacks = callbacks
+        self.checkpoint = checkpoint
+        self.input_shape = input_shape
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+        self._set_module_params(module__params)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    @torch.inference_mode(False)
+    def fit(self, X: Any, y: Any) -> NetworkRegressor:
+        """Train the network, or go on with a checkpoint.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, d) or (n, *input_shape)
+            Training rows.
+        y : array-like of shape (n,) or (n, k)
+            Targets.
+
+        Returns
+        -------
+        NetworkRegressor
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If the module does not run on the rows, has another number of outputs than there are
+            targets, or is frozen; if a checkpoint is that of another fit.
+        """
+        X, y = self._rows(X, y)
+        self._targets = Targets.of(np.asarray(y, dtype=np.float64), torch.ones(len(X)).double())
+        Z = self._targets.Z.to(resolve_dtype(self.dtype))
+        self._n_outputs = Z.shape[1]
+        seed = self._seed()
+        module = self._network(X, self._n_outputs, seed, f"y with {self._n_outputs} targets")
+        self._train(RegressorNet, module, HalfSquaredError, X, Z, seed)
+        return self
+
+    def _largest_curvature(self, n_outputs: int) -> float:
+        return 1.0 / n_outputs
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict the targets.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d) or (m, *input_shape)
+            Test rows.
+
+        Returns
+        -------
+        ndarray of shape (m,) or (m, k)
+            Like the y of `fit`.
+        """
+        return self._targets.back(self._forward(X).double())
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
