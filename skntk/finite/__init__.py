@@ -1,7 +1,8 @@
 """Finite networks: their Jacobians, kernels and linearizations."""
 
-from skntk.finite.capture import AffineLayer, Capture, LookupLayer, PlainLayer, capture
+from skntk.finite.capture import Capture, capture
 from skntk.finite.kernel import EmpiricalKernel, empirical_ntk
+from skntk.finite.layers import AffineLayer, LookupLayer, PlainLayer
 from skntk.finite.linearize import Linearized, linearize
 from skntk.finite.products import JacobianOperator
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from skntk.finite.capture import AffineLayer
+from skntk.finite.layers import AffineLayer
 
 LIKELIHOODS = ("gaussian", "categorical")
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from skntk.finite.network import NetworkInputs, evaluate
+from skntk.finite.network import NetworkInputs, evaluate, private_copy
 
 #: About how many numbers of a Jacobian are computed at one time.
 _NUMBERS = 2**24
 
 
 def row_jacobians(
-    module: nn.Module, inputs: NetworkInputs, names: Sequence[str]
+    module: nn.Module, inputs: NetworkInputs, names: Sequence[str], outputs: Tensor
 ) -> dict[str, Tensor]:
     """Jacobian of each row with respect to some parameters.
 
-    Where `torch.func.vmap` cannot run the module, rows are taken one by one.
+    Where `torch.func.vmap` cannot run the module, or finds another function for a row alone than
+    for a row among others, rows are taken one by one.
 
     Parameters
     ----------
@@ -30,33 +33,52 @@ def row_jacobians(
         n rows.
     names : sequence of str
         Parameters.
+    outputs : Tensor of shape (n, k)
+        What the module returns for these rows together.
 
     Returns
     -------
     dict of str to Tensor of shape (k, n, *shape)
+
+    Raises
+    ------
+    ValueError
+        If the outputs for a row depend on the others.
     """
+    module = private_copy(module)  # some modules keep tensors of the transform in attributes
     live = dict(module.named_parameters())
     parameters = {name: live[name].detach() for name in names}
 
-    def outputs(chosen: dict[str, Tensor], row: object) -> Tensor:
-        def call(*args: object, **kwargs: object) -> Tensor:
+    def alone(chosen: dict[str, Tensor], row: Any) -> tuple[Tensor, Tensor]:
+        def call(*args: Any, **kwargs: Any) -> Tensor:
             return functional_call(module, chosen, args, kwargs)
 
         one = NetworkInputs(_mapped(row, lambda t: t.unsqueeze(0)))
-        return one.call(call).reshape(-1)
+        found = one.call(call).reshape(-1)
+        return found, found
 
     size = sum(p.numel() for p in parameters.values())
-    mapped = vmap(jacrev(outputs), in_dims=(None, 0), chunk_size=max(1, _NUMBERS // max(size, 1)))
+    each = jacrev(alone, has_aux=True)
+    mapped = vmap(each, in_dims=(None, 0), chunk_size=max(1, _NUMBERS // max(size, 1)))
     try:
-        with sdpa_kernel(SDPBackend.MATH):  # the fused attention kernels cannot be mapped
-            found = mapped(parameters, inputs.values)
-        return {name: J.detach().transpose(0, 1) for name, J in found.items()}
-    except (RuntimeError, NotImplementedError, ValueError, TypeError):
-        return _row_by_row(module, inputs, {name: live[name] for name in names})
+        # The fused attention kernels cannot be mapped; what is mapped slowly is warned about.
+        with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            found, values = mapped(parameters, inputs.values)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError):
+        values = None
+    if values is None or values.shape != outputs.shape or not _close(values, outputs):
+        return _row_by_row(module, inputs, {name: live[name] for name in names}, outputs)
+    return {name: J.detach().transpose(0, 1) for name, J in found.items()}
+
+
+def _close(values: Tensor, outputs: Tensor) -> bool:
+    tolerance = max(1e3 * torch.finfo(outputs.dtype).eps, 1e-6) * float(outputs.abs().max())
+    return not bool(((values - outputs).abs() > tolerance).any())
 
 
 def _row_by_row(
-    module: nn.Module, inputs: NetworkInputs, parameters: dict[str, Tensor]
+    module: nn.Module, inputs: NetworkInputs, parameters: dict[str, Tensor], outputs: Tensor
 ) -> dict[str, Tensor]:
     """As `row_jacobians`, by one backward pass for each row and output."""
     tensors = list(parameters.values())
@@ -65,22 +87,29 @@ def _row_by_row(
         with torch.enable_grad():
             # two copies: some modules drop an axis of length one
             f = evaluate(module, inputs[[i, i]])[0]
-        rows = []
-        for p in range(len(f)):
-            grads = torch.autograd.grad(
-                f[p], tensors, retain_graph=True, allow_unused=True, materialize_grads=True
+        if not _close(f.detach(), outputs[i]):
+            raise ValueError(
+                f"{type(module).__name__} gives other outputs for row {i} alone than among "
+                f"{len(inputs)} rows: it couples the rows of a batch, or draws random numbers in "
+                "eval mode. Such a network has no Jacobian of its own for each row."
             )
-            rows.append(grads)
-        found.append(rows)
+        found.append(
+            [
+                torch.autograd.grad(
+                    f[p], tensors, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+                for p in range(len(f))
+            ]
+        )
     return {
         name: torch.stack([torch.stack([row[p][i] for row in found]) for p in range(len(found[0]))])
         for i, name in enumerate(parameters)
     }
 
 
-def _mapped(values: object, function: object) -> object:
+def _mapped(values: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(values, dict):
-        return {key: function(value) for key, value in values.items()}  # type: ignore[operator]
+        return {key: function(value) for key, value in values.items()}
     if isinstance(values, tuple):
-        return tuple(function(value) for value in values)  # type: ignore[operator]
-    return function(values)  # type: ignore[operator]
+        return tuple(function(value) for value in values)
+    return function(values)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from skntk.core import like_input, resolve_dtype
-from skntk.finite.capture import OtherPathError
+from skntk.finite.assembly import LayoutError
 from skntk.finite.network import (
     NetworkInputs,
     ParameterFilter,
@@ -18,6 +18,7 @@ from skntk.finite.network import (
     private_copy,
 )
 from skntk.finite.plan import Plan
+from skntk.finite.run import OtherPathError
 from skntk.finite.tiles import AXES, CapturedRows, EmpiricalTiles
 from skntk.gram import diagonal, gram
 
@@ -153,13 +154,15 @@ class EmpiricalKernel:
         self.outputs, self.memory_budget = outputs, memory_budget
         self._names = tuple(named_parameters(module, parameters))
         dtype = None if dtype is None else resolve_dtype(dtype)
-        self.module = private_copy(module, dtype)
+        with torch.inference_mode(False):
+            self.module = private_copy(module, dtype)
         self._plans: dict[tuple[Any, ...], Plan] = {}
 
     def __call__(self, X1: Any, X2: Any = None) -> Any:
         """Return the kernel between rows, as `empirical_ntk` does."""
         return self.gram(X1, X2)
 
+    @torch.inference_mode(False)
     def gram(self, X1: Any, X2: Any = None, *, n_jobs: int | None = None, verbose: int = 0) -> Any:
         """Return the kernel between rows, as `empirical_ntk` does."""
         one = NetworkInputs.of(X1, self.module, "X1")
@@ -169,24 +172,26 @@ class EmpiricalKernel:
         plan = self._plan(one, verbose)
         n_rows = len(one) + (0 if two is None else len(two))
 
-        def compute(plan: Plan) -> Tensor:
-            made = self._tiles(plan, one, n_rows)
+        def compute(plan: Plan, scaled: bool) -> Tensor:
+            made = self._tiles(plan, one, n_rows, scaled)
             rows = None if two is None else CapturedRows(made, two)
             return gram(made, CapturedRows(made, one), rows, n_jobs=n_jobs)
 
         out = self._retried(compute, plan).permute(_SHOWN[self.outputs])
         return like_input(out, _first_array(X1))
 
+    @torch.inference_mode(False)
     def diag(self, X: Any) -> Any:
         """Return the kernel of each row with itself: (n, k, k), (n, k) or (n,)."""
         inputs = NetworkInputs.of(X, self.module)
 
-        def compute(plan: Plan) -> Tensor:
-            made = self._tiles(plan, inputs, len(inputs))
+        def compute(plan: Plan, scaled: bool) -> Tensor:
+            made = self._tiles(plan, inputs, len(inputs), scaled)
             return diagonal(made, CapturedRows(made, inputs))
 
         return like_input(self._retried(compute, self._plan(inputs)), _first_array(X))
 
+    @torch.inference_mode(False)
     def function(self, X: Any) -> Any:
         """Return the network's function at the kept weights: (n, k)."""
         inputs = NetworkInputs.of(X, self.module)
@@ -208,17 +213,24 @@ class EmpiricalKernel:
                 print(f"[skntk] {type(self.module).__name__}: {self._plans[shapes]}")
         return self._plans[shapes]
 
-    def _tiles(self, plan: Plan, inputs: NetworkInputs, n_rows: int) -> EmpiricalTiles:
+    def _tiles(
+        self, plan: Plan, inputs: NetworkInputs, n_rows: int, scaled: bool
+    ) -> EmpiricalTiles:
+        budget = self.memory_budget
         return EmpiricalTiles(
-            self.module, plan, self.outputs, inputs[:2], n_rows, self.memory_budget
+            self.module, plan, self.outputs, inputs[:2], n_rows, budget, scaled=scaled
         )
 
     @staticmethod
     def _retried(compute: Any, plan: Plan) -> Tensor:
+        """Compute with less and less taken for granted of all rows."""
         try:
-            return compute(plan)
+            try:
+                return compute(plan, True)
+            except LayoutError:
+                return compute(plan, False)
         except OtherPathError:
-            return compute(plan.without_rules())
+            return compute(plan.without_rules(), False)
 
 
 def _check_like(one: NetworkInputs, two: NetworkInputs) -> None:

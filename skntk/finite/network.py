@@ -51,8 +51,9 @@ class NetworkInputs:
 
         def convert(value: Any, name: str) -> Tensor:
             tensor = value if isinstance(value, Tensor) else None
-            if tensor is None and lookup and np.asarray(value).dtype.kind in "iu":
-                tensor = torch.as_tensor(np.asarray(value, dtype=np.int64))
+            kind = "" if tensor is not None else np.asarray(value).dtype.kind
+            if lookup and kind in ("i", "u", "b"):
+                tensor = torch.tensor(np.asarray(value, dtype=bool if kind == "b" else np.int64))
             if tensor is not None and lookup and not tensor.is_floating_point():
                 converted = tensor.to(like.device)
             else:
@@ -94,11 +95,28 @@ class NetworkInputs:
             return NetworkInputs(tuple(value[rows] for value in self.values))
         return NetworkInputs(self.values[rows])
 
-    def call(self, function: Callable[..., Any]) -> Any:
-        """Call a module, or a function of the same arguments, on all rows."""
+    def requiring_gradients(self) -> NetworkInputs:
+        """The same rows, as leaves of a graph where they are real numbers."""
+
+        def leaf(value: Tensor) -> Tensor:
+            return value.detach().clone().requires_grad_(value.is_floating_point())
+
         if isinstance(self.values, dict):
-            return function(**self.values)
-        return function(*self.values) if isinstance(self.values, tuple) else function(self.values)
+            return NetworkInputs({key: leaf(value) for key, value in self.values.items()})
+        if isinstance(self.values, tuple):
+            return NetworkInputs(tuple(leaf(value) for value in self.values))
+        return NetworkInputs(leaf(self.values))
+
+    def call(self, function: Callable[..., Any]) -> Any:
+        """Call a module, or a function of the same arguments, on a copy of all rows.
+
+        A copy, since some modules change their input in place.
+        """
+        if isinstance(self.values, dict):
+            return function(**{key: value.clone() for key, value in self.values.items()})
+        if isinstance(self.values, tuple):
+            return function(*(value.clone() for value in self.values))
+        return function(self.values.clone())
 
 
 def reference_tensor(module: nn.Module) -> Tensor:
@@ -205,10 +223,19 @@ def check_batch_norm(module: nn.Module) -> None:
 def private_copy(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
     """Copy in eval mode, also of modules that hold tensors which were computed."""
     memo: dict[int, Any] = {}
+
+    def note(value: Any) -> None:
+        if isinstance(value, Tensor) and not value.is_leaf:
+            memo[id(value)] = value.detach().clone()
+        elif isinstance(value, dict):
+            for item in value.values():
+                note(item)
+        elif isinstance(value, (list, tuple)):
+            for item in value:
+                note(item)
+
     for layer in module.modules():
-        for value in vars(layer).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
+        note({name: v for name, v in vars(layer).items() if name != "_modules"})
     made = copy.deepcopy(module, memo).eval()
     return made if dtype is None else made.to(dtype)
 
@@ -232,4 +259,5 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
             for layer, name, buffer, value in buffers:
                 if getattr(layer, name) is not buffer:
                     setattr(layer, name, buffer)
-                buffer.copy_(value)
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +25,9 @@ class Plan:
     ----------
     names : tuple of str
         The parameters meant.
-    axes : tuple of (key, int or None)
-        For each recorded use, what it is, and which axis of its output is the rows; None if the
-        use is not needed.
+    uses : tuple of (key, bool, int or None)
+        For each recorded use, what it is, whether the output depends on it, and which axis of its
+        output is the rows; None if the use is not needed.
     rest : tuple of str
         Parameters that no rule explains: their Jacobian is taken by `torch.func`.
     n_outputs : int
@@ -34,13 +35,13 @@ class Plan:
     """
 
     names: tuple[str, ...]
-    axes: tuple[tuple[tuple[object, ...], int | None], ...]
+    uses: tuple[tuple[tuple[object, ...], bool, int | None], ...]
     rest: tuple[str, ...]
     n_outputs: int
 
     @classmethod
     def of(cls, module: nn.Module, inputs: NetworkInputs, parameters: Mapping[str, Tensor]) -> Plan:
-        """Run a module in eval mode on two and on three rows.
+        """Run a module in eval mode on three rows, and on two of them in another order.
 
         Raises
         ------
@@ -48,39 +49,52 @@ class Plan:
             If the outputs for a row change with the other rows of the batch, if they fit no task,
             or if they do not depend on the parameters.
         """
-        rows = torch.arange(_MORE) % len(inputs)
-        more, recording = record(module, inputs[rows], parameters)
-        few, other = record(module, inputs[rows[:_FEW]], parameters)
-        _check_rows(module, few, more)
-        if not more.requires_grad:
+        rows = torch.arange(1, 1 + _MORE) % len(inputs)
+        tried = inputs[rows].requiring_gradients()
+        more, recording = record(module, tried, parameters)
+        # in another order: what sorts the rows of a batch finds one of the two unsorted
+        reverse = inputs[rows[:_FEW].flip(0)]
+        few, other = record(module, reverse, parameters)
+        _check_rows(module, few.flip(0), more)
+        if not few.requires_grad:
             raise ValueError(
                 f"the output of {type(module).__name__} does not depend on any of its parameters "
                 f"{sorted(parameters)[:3]}: is a part of it detached, or under torch.no_grad()?"
             )
         explained, reached = recording.explained(more)
-        same = [u.key for u in recording.uses] == [u.key for u in other.uses]
+        alike = [u.key for u in recording.uses] == [u.key for u in other.uses]
         axes: list[int | None] = [None] * len(recording.uses)
         for i, use in enumerate(recording.uses):
-            if not reached[i]:
-                continue
-            axis = _row_axis(other.uses[i], use) if same else None
-            axes[i] = axis
-            if axis is None:
-                explained -= {part.name for part in use.parts}
+            if reached[i]:
+                axes[i] = _row_axis(other.uses[i], use) if alike else None
+                if axes[i] is None:
+                    explained -= {part.name for part in use.parts}
+        mixing = _mixing(module, tried, more, recording, axes)
+        if alike:
+            mixing |= _mixing(module, reverse, few, other, axes)
+        for i in mixing:
+            explained -= {part.name for part in recording.uses[i].parts}
         for i, use in enumerate(recording.uses):
             if not any(part.name in explained for part in use.parts):
                 axes[i] = None
-        keyed = tuple((use.key, axis) for use, axis in zip(recording.uses, axes, strict=True))
+        keys = [use.key for use in recording.uses]
         rest = tuple(name for name in parameters if name not in explained)
-        return cls(tuple(parameters), keyed, rest, more.shape[1])
+        uses = tuple(zip(keys, reached, axes, strict=True))
+        return cls(tuple(parameters), uses, rest, more.shape[1])
 
     def fits(self, recording: Recording, outputs: Tensor) -> bool:
         """Whether a run has the operations that the plan was made from."""
         if len(self.rest) == len(self.names):  # nothing was planned
             return True
-        if [use.key for use in recording.uses] != [key for key, _ in self.axes]:
+        found = recording.uses
+        if [use.key for use in found] != [key for key, _, _ in self.uses]:
             return False
-        explained, _ = recording.explained(outputs)
+        explained, reached = recording.explained(outputs)
+        if reached != [r for _, r, _ in self.uses]:
+            return False
+        for use, (_, _, axis) in zip(found, self.uses, strict=True):
+            if axis is not None and use.shape[axis] != len(outputs):
+                return False
         return explained.issuperset(set(self.names) - set(self.rest))
 
     def without_rules(self) -> Plan:
@@ -118,6 +132,54 @@ def _row_axis(few: Use, more: Use) -> int | None:
     return differ[0] if more.takes_rows_at(differ[0]) else None
 
 
+def _mixing(
+    module: nn.Module,
+    inputs: NetworkInputs,
+    outputs: Tensor,
+    recording: Recording,
+    axes: list[int | None],
+) -> set[int]:
+    """Uses whose rows are not those of the output, such as where a batch is reordered.
+
+    Raises
+    ------
+    ValueError
+        If an output depends on another row's input.
+    """
+    at = [i for i, axis in enumerate(axes) if axis is not None]
+    given = [t for t in inputs.tensors if t.requires_grad]
+    mixing: set[int] = set()
+    if not (at or given):
+        return mixing
+    weights = torch.randn(outputs.shape[1], generator=torch.Generator().manual_seed(0))
+    for row in range(len(outputs)):
+        one = torch.zeros_like(outputs)
+        one[row] = weights.to(one)
+        wanted: list[Any] = [*(recording.edges[i] for i in at), *given]
+        found = torch.autograd.grad(outputs, wanted, one, retain_graph=True, allow_unused=True)
+        others = torch.arange(len(outputs)) != row
+        for i, g in zip(at, found, strict=False):
+            if g is None:
+                continue
+            axis = axes[i]
+            assert axis is not None
+            g = g.reshape(recording.uses[i].shape).movedim(axis, 0)
+            if bool(g[others.to(g.device)].any()):
+                mixing.add(i)
+        for g in found[len(at) :]:
+            if g is not None and bool(g[others.to(g.device)].any()):
+                raise ValueError(_coupled(module, "depends on the inputs of other rows"))
+    return mixing
+
+
+def _coupled(module: nn.Module, how: str) -> str:
+    return (
+        f"the output of {type(module).__name__} for a row {how}: it couples the rows of a batch, "
+        "or draws random numbers in eval mode. Such a network has no Jacobian of its own for each "
+        "row."
+    )
+
+
 def _check_rows(module: nn.Module, few: Tensor, more: Tensor) -> None:
     name = type(module).__name__
     if few.shape[1] != more.shape[1]:
@@ -131,9 +193,8 @@ def _check_rows(module: nn.Module, few: Tensor, more: Tensor) -> None:
     tolerance = max(1e3 * torch.finfo(more.dtype).eps, 1e-6) * scale
     difference = float((more[: len(few)] - few).abs().max())
     if difference > tolerance:
-        raise ValueError(
-            f"{name} gives other outputs for a row when the batch has another row more (they "
-            f"differ by {difference:.2g}, at outputs of size {scale:.2g}): it couples the rows of "
-            "a batch, or draws random numbers in eval mode. Such a network has no Jacobian of its "
-            "own for each row."
+        how = (
+            f"changes with the other rows of the batch, by {difference:.2g} at outputs of size "
+            f"{scale:.2g}"
         )
+        raise ValueError(_coupled(module, how))

@@ -9,8 +9,9 @@ must belong to a recorded use, or the parameter is not explained, and left to `t
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
@@ -50,6 +51,7 @@ class Recording:
     edges: list[GradientEdge] = field(default_factory=list)
     _consumed: list[tuple[Any, Any]] = field(default_factory=list)
     _nodes: dict[Any, str] = field(default_factory=dict)
+    _versions: list[list[tuple[Tensor, int]]] = field(default_factory=list)
 
     def explained(self, output: Tensor) -> tuple[set[str], list[bool]]:
         """Tell which parameters are used in recorded ways alone, and which uses reach `output`.
@@ -67,25 +69,41 @@ class Recording:
         reached : list of bool
             For each use, whether the output depends on it.
         """
-        found: Counter[Any] = Counter()
-        seen = {output.grad_fn}
+        users: defaultdict[Any, list[Any]] = defaultdict(list)  # of a node's result
+        users[output.grad_fn].append(None)
         stack = [output.grad_fn]
+        seen = {output.grad_fn}
         while stack:
             node = stack.pop()
             if node is None:
                 continue
             for following, _ in node.next_functions:
-                if following in self._nodes:
-                    found[following] += 1
+                users[following].append(node)
                 if following is not None and following not in seen:
                     seen.add(following)
                     stack.append(following)
-        if output.grad_fn in self._nodes:  # the output is the parameter itself
-            found[output.grad_fn] += 1
-        recorded = Counter(node for node, consumer in self._consumed if consumer in seen)
+        recorded: defaultdict[Any, Counter[Any]] = defaultdict(Counter)
+        for node, consumer in self._consumed:
+            if consumer in seen:
+                recorded[node][consumer] += 1
         names = set(self._nodes.values())
-        names -= {name for node, name in self._nodes.items() if found[node] != recorded[node]}
+        for node, name in self._nodes.items():
+            found = Counter(_consumer(user, recorded[node], users) for user in users[node])
+            if found != recorded[node]:
+                names.discard(name)
+        for use, versions in zip(self.uses, self._versions, strict=True):
+            if any(tensor._version != version for tensor, version in versions):
+                names -= {part.name for part in use.parts}  # its input has been overwritten since
         return names, [edge.node in seen for edge in self.edges]
+
+
+def _consumer(user: Any, recorded: Counter[Any], users: dict[Any, list[Any]]) -> Any:
+    """Recorded operation that a parameter's direct user belongs to: it may have several nodes."""
+    while user not in recorded:
+        if user is None or len(users[user]) != 1:
+            return None
+        user = users[user][0]
+    return user
 
 
 class Recorder(TorchFunctionMode):
@@ -117,34 +135,48 @@ class Recorder(TorchFunctionMode):
         rule = RULES.get(func)
         if rule is None or not isinstance(out, Tensor) or not out.requires_grad:
             return out
-        if any(id(a) in self._tracked for a in (*args, *kwargs.values())):
-            rule(self, out, *args, **kwargs)
+        if any(self._found(a) for a in (*args, *kwargs.values())):
+            # called in a way that the rule does not know, or inside another transform
+            with suppress(TypeError, AttributeError, RuntimeError):
+                rule(self, out, *args, **kwargs)
         return out
+
+    def _found(self, tensor: Any) -> _Tracked | None:
+        found = self._tracked.get(id(tensor))
+        if found is None or not (tensor.is_leaf or tensor.grad_fn is found.node):
+            return None  # not tracked, or changed in place since
+        return found
 
     def part(self, tensor: Any) -> Part | None:
         """What a rule needs to know of an argument, if that is a tracked parameter."""
-        found = self._tracked.get(id(tensor))
+        found = self._found(tensor)
         return None if found is None else Part(found.name, found.scale, tuple(tensor.shape))
 
     def multiple(self, out: Tensor, tensor: Tensor, factor: float) -> None:
         """Record that `out` is a multiple of a tracked tensor."""
-        found = self._tracked[id(tensor)]
+        found = self._found(tensor)
+        assert found is not None
         self._track(found.name, found.scale * factor, out)
         self.recording._consumed.append((found.node, get_gradient_edge(out).node))
 
-    def used(self, out: Tensor, use: Use, *tensors: Any) -> None:
-        """Record a use of some tracked tensors."""
+    def used(self, out: Tensor, use: Use, *tensors: Any, saved: Any = None) -> None:
+        """Record a use of some tracked tensors, which reads the tensor `saved` later."""
         # An operation in place on a view replaces the view's node, not that of its base.
         base = out._base if out._is_view() else None
         if base is not None and base.requires_grad and _same_order(base, out):
             edge = get_gradient_edge(base)
+        elif base is not None and any(out is tensor for tensor in use.changed):
+            return  # the rest of the base, and its other uses, would be missed
         else:
             edge = get_gradient_edge(out)
         self.recording.uses.append(use)
         self.recording.edges.append(edge)
+        versions = [(saved, saved._version)] if isinstance(saved, Tensor) else []
+        self.recording._versions.append(versions)
         for tensor in tensors:
-            if id(tensor) in self._tracked:
-                self.recording._consumed.append((self._tracked[id(tensor)].node, edge.node))
+            found = self._found(tensor)
+            if found is not None:
+                self.recording._consumed.append((found.node, edge.node))
 
 
 # The rules. Each has the arguments of its function behind the recorder and the output.
@@ -154,18 +186,24 @@ def _linear(r: Recorder, out: Tensor, input: Tensor, weight: Tensor, bias: Any =
     def inputs() -> Tensor:
         return input.detach()
 
-    r.used(out, Affine(r.part(weight), r.part(bias), out.shape, inputs), weight, bias)
+    if bias is None or bias.shape == out.shape[-1:]:
+        use = Affine(r.part(weight), r.part(bias), out.shape, inputs)
+        r.used(out, use, weight, bias, saved=input)
 
 
 def _matmul(r: Recorder, out: Tensor, input: Tensor, other: Tensor) -> None:
     part = r.part(other)
-    if part is None or other.ndim != 2 or id(input) in r._tracked:
+    if part is None or other.ndim != 2 or input.ndim < 2 or r.part(input) is not None:
         return
 
     def inputs() -> Tensor:
         return input.detach()
 
-    r.used(out, Affine(part, None, out.shape, inputs, transposed=True), other)
+    r.used(out, Affine(part, None, out.shape, inputs, transposed=True), other, saved=input)
+
+
+def _mm(r: Recorder, out: Tensor, input: Tensor, mat2: Tensor) -> None:
+    _matmul(r, out, input, mat2)
 
 
 def _conv(dims: int) -> Callable[..., None]:
@@ -200,7 +238,7 @@ def _conv(dims: int) -> Callable[..., None]:
             return convolution(input.detach(), kernel, stride, pads, dilation)
 
         use = Affine(r.part(weight), r.part(bias), out.shape, inputs, channels_first=True)
-        r.used(out, use, weight, bias)
+        r.used(out, use, weight, bias, saved=input)
 
     return rule
 
@@ -219,10 +257,8 @@ def _embedding(
     part = r.part(weight)
     if part is None or max_norm is not None or scale_grad_by_freq:
         return
-    unused = None
-    if padding_idx is not None and padding_idx != -1:
-        unused = padding_idx % len(weight)
-    r.used(out, Lookup(part, out.shape, input, unused), weight)
+    unused = None if padding_idx is None else padding_idx % len(weight)
+    r.used(out, Lookup(part, out.shape, input, unused), weight, saved=input)
 
 
 def _norm(
@@ -232,10 +268,11 @@ def _norm(
     weight: Any,
     bias: Any,
     view: tuple[int, ...],
+    input: Tensor,
 ) -> None:
     factors = [(r.part(weight), normalized), (r.part(bias), None)]
     parts = [(part, factor, view) for part, factor in factors if part is not None]
-    r.used(out, Elementwise(parts, out.shape), weight, bias)
+    r.used(out, Elementwise(parts, out.shape), weight, bias, saved=input)
 
 
 def _layer_norm(
@@ -249,7 +286,7 @@ def _layer_norm(
 ) -> None:
     shape = tuple(normalized_shape)
     view = (1,) * (out.ndim - len(shape)) + shape
-    _norm(r, out, lambda: F.layer_norm(input.detach(), shape, eps=eps), weight, bias, view)
+    _norm(r, out, lambda: F.layer_norm(input.detach(), shape, eps=eps), weight, bias, view, input)
 
 
 def _rms_norm(
@@ -262,7 +299,7 @@ def _rms_norm(
 ) -> None:
     shape = tuple(normalized_shape)
     view = (1,) * (out.ndim - len(shape)) + shape
-    _norm(r, out, lambda: F.rms_norm(input.detach(), shape, eps=eps), weight, None, view)
+    _norm(r, out, lambda: F.rms_norm(input.detach(), shape, eps=eps), weight, None, view, input)
 
 
 def _group_norm(
@@ -275,7 +312,9 @@ def _group_norm(
     eps: float = 1e-5,
 ) -> None:
     view = (1, out.shape[1], *(1,) * (out.ndim - 2))
-    _norm(r, out, lambda: F.group_norm(input.detach(), num_groups, eps=eps), weight, bias, view)
+    _norm(
+        r, out, lambda: F.group_norm(input.detach(), num_groups, eps=eps), weight, bias, view, input
+    )
 
 
 def _batch_norm(
@@ -296,16 +335,17 @@ def _batch_norm(
     def normalized() -> Tensor:
         return F.batch_norm(input.detach(), running_mean, running_var, eps=eps)
 
-    _norm(r, out, normalized, weight, bias, (1, out.shape[1], *(1,) * (out.ndim - 2)))
+    view = (1, out.shape[1], *(1,) * (out.ndim - 2))
+    _norm(r, out, normalized, weight, bias, view, input)
 
 
 def _prelu(r: Recorder, out: Tensor, input: Tensor, weight: Tensor) -> None:
     part = r.part(weight)
-    if part is None or id(input) in r._tracked:
+    if part is None or r.part(input) is not None:
         return
     view = (1, *weight.shape, *(1,) * (out.ndim - 2)) if weight.numel() > 1 else (1,) * out.ndim
     factor = lambda: input.detach().clamp(max=0)  # noqa: E731
-    r.used(out, Elementwise([(part, factor, view)], out.shape), weight)
+    r.used(out, Elementwise([(part, factor, view)], out.shape), weight, saved=input)
 
 
 def _mul(r: Recorder, out: Tensor, input: Any, other: Any) -> None:
@@ -317,7 +357,7 @@ def _mul(r: Recorder, out: Tensor, input: Any, other: Any) -> None:
         r.multiple(out, tensor, float(factor))
     elif part is not None and isinstance(factor, Tensor):
         use = Elementwise([(part, factor.detach, _aligned(part, out))], out.shape)
-        r.used(out, use, tensor)
+        r.used(out, use, tensor, saved=factor)
 
 
 def _div(r: Recorder, out: Tensor, input: Any, other: Any, **options: Any) -> None:
@@ -338,7 +378,7 @@ def _signed_sum(signs: tuple[float, float]) -> Callable[..., None]:
                 signed = Part(part.name, part.scale * sign, part.shape)
                 parts.append((signed, None, _aligned(part, out)))
                 tensors.append(tensor)
-        r.used(out, Elementwise(parts, out.shape), *tensors)
+        r.used(out, Elementwise(parts, out.shape, changed=(input,)), *tensors)
 
     return rule
 
@@ -366,7 +406,8 @@ RULES: dict[Any, Callable[..., None]] = {
     F.batch_norm: _batch_norm,
     F.prelu: _prelu,
     torch.prelu: _prelu,
-    **dict.fromkeys((torch.matmul, _T.matmul, _T.__matmul__, torch.mm, _T.mm), _matmul),
+    **dict.fromkeys((torch.matmul, _T.matmul, _T.__matmul__), _matmul),
+    **dict.fromkeys((torch.mm, _T.mm), _mm),
     **dict.fromkeys((torch.mul, _T.mul, _T.__mul__, _T.__rmul__, torch.multiply), _mul),
     **dict.fromkeys((torch.div, _T.div, _T.__truediv__, torch.divide), _div),
     **dict.fromkeys((torch.neg, _T.neg, _T.__neg__), _neg),

@@ -10,16 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from skntk.core import available_bytes
+from skntk.finite.assembly import Layout, LayoutError, assembled
 from skntk.finite.capture import sweep
-from skntk.finite.contraction import Form, forms
+from skntk.finite.contraction import Form
 from skntk.finite.network import NetworkInputs
 from skntk.finite.plan import Plan
+from skntk.finite.run import Run
+from skntk.gram import gram
 
-#: Matrix rows (rows times outputs) of a tile: where all captures are kept, and where they are made
-#: again for each tile.
+#: Matrix rows (rows times outputs) of a tile: where it is made layer by layer and all captures are
+#: kept, or where there are fewer and larger products.
 SMALL, LARGE = 724, 2048
 #: Bytes that a sweep may take beside what is kept of it.
-SWEEP_BYTES = 2**26
+SWEEP_BYTES = 2**28
 #: Most bytes of captures that are kept by default.
 DEFAULT_BUDGET = 2**29
 
@@ -56,6 +59,39 @@ class CapturedBlock:
         return self.of.tiles.forms(self)
 
 
+class BatchKernel:
+    """Full kernel (k, n, k, n) of one batch after the other, while the weights change.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        In eval mode when it is used.
+    plan : Plan
+        How its parameters are captured.
+    """
+
+    def __init__(self, module: nn.Module, plan: Plan) -> None:
+        self.module, self.plan = module, plan
+        self._tiles: EmpiricalTiles | None = None
+
+    def __call__(self, inputs: NetworkInputs) -> Tensor:
+        """Kernel of a batch with itself."""
+        try:
+            return self._gram(inputs, scaled=True)
+        except LayoutError:
+            self._tiles = None
+            return self._gram(inputs, scaled=False)
+
+    def _gram(self, inputs: NetworkInputs, scaled: bool) -> Tensor:
+        if self._tiles is None:
+            probe, n = inputs[:2], len(inputs)
+            self._tiles = EmpiricalTiles(
+                self.module, self.plan, "full", probe, n, None, scaled=scaled
+            )
+        self._tiles.forget()
+        return gram(self._tiles, CapturedRows(self._tiles, inputs))
+
+
 class EmpiricalTiles:
     """`TileKernel` of a finite network, for one call.
 
@@ -73,6 +109,8 @@ class EmpiricalTiles:
         Rows of all blocks, from which it follows whether all captures can be kept.
     budget : int, optional
         Bytes of captures that may be kept.
+    scaled : bool, default=True
+        Whether to look for layers whose output Jacobians are multiples of each other.
     """
 
     compiled = False
@@ -85,27 +123,29 @@ class EmpiricalTiles:
         probe: NetworkInputs,
         n_rows: int,
         budget: int | None,
+        *,
+        scaled: bool = True,
     ) -> None:
         self.module, self.plan, self.outputs = module, plan, outputs
         self.axes = AXES[outputs]
-        self.n_outputs = 1 if outputs == "trace" else plan.n_outputs
+        self.n_outputs = k = 1 if outputs == "trace" else plan.n_outputs
+        if len(probe) == 1:
+            probe = probe[torch.tensor([0, 0])]
         found = sweep(module, probe, plan)
+        run = Run.of(module, probe, plan)
+        self.layout = Layout.of(found, len(run.groups), outputs, scaled=scaled)
         self.dtype, self.device = found.outputs.dtype, found.outputs.device
-        made = forms(found, outputs)
-        n = len(probe)
-        kept = sum(form.nbytes for form in made) // n
-        swept = 3 * sum(
-            getattr(layer, "B", getattr(layer, "J", found.outputs)).nbytes for layer in found.layers
-        )
-        self._sweep_rows = max(1, SWEEP_BYTES * n // max(swept, 1))
+        numbers = sum(use.shape.numel() for use in run.uses) // len(probe)
+        swept = 6 * self.dtype.itemsize * max(numbers, 1)
+        self._sweep_rows = max(2, SWEEP_BYTES // swept)
         if budget is None:
             budget = min(DEFAULT_BUDGET, available_bytes(self.device) // 4)
         self._budget = budget
-        if kept * n_rows <= budget:
-            most = SMALL // self.n_outputs
-        else:
-            most = min(LARGE // self.n_outputs, budget // (2 * max(kept, 1)))
-        self.side: int | None = max(1, most)
+        kept = max(self.layout.row_bytes, 1)
+        most = SMALL if set(self.layout.kinds) == {"pair"} and not plan.rest else LARGE
+        if kept * n_rows > budget:
+            most = min(LARGE, k * (budget // (2 * kept)))
+        self.side: int | None = max(1, most // k)
         self._cache: OrderedDict[tuple[int, int, int], list[Form]] = OrderedDict()
         self._kept, self._lock = 0, threading.RLock()
 
@@ -116,6 +156,10 @@ class EmpiricalTiles:
         self.__dict__.update(state)
         self._lock = threading.RLock()
 
+    def forget(self) -> None:
+        """Drop all captures, as when the weights have changed."""
+        self._cache, self._kept = OrderedDict(), 0
+
     def forms(self, block: CapturedBlock) -> list[Form]:
         """Jacobians of a block, kept while the budget allows; the oldest go first."""
         key = id(block.of), block.start, block.stop
@@ -123,7 +167,8 @@ class EmpiricalTiles:
             if key in self._cache:
                 self._cache.move_to_end(key)
                 return self._cache[key]
-            made = self._captured(block)
+            rows = block.of.inputs[block.start : block.stop]
+            made = assembled(self.module, rows, self.plan, self.layout, self._sweep_rows)
             self._kept += sum(form.nbytes for form in made)
             self._cache[key] = made
             while self._kept > self._budget and len(self._cache) > 2:
@@ -131,27 +176,22 @@ class EmpiricalTiles:
                 self._kept -= sum(form.nbytes for form in oldest)
             return made
 
-    def _captured(self, block: CapturedBlock) -> list[Form]:
-        pieces = []
-        for start in range(block.start, block.stop, self._sweep_rows):
-            stop = min(start + self._sweep_rows, block.stop)
-            found = sweep(self.module, block.of.inputs[start:stop], self.plan)
-            pieces.append(forms(found, self.outputs))
-        if len(pieces) == 1:
-            return pieces[0]
-        return [type(same[0]).joined(same) for same in zip(*pieces, strict=True)]
-
     def tile(self, x1: CapturedBlock, x2: CapturedBlock) -> Tensor:
         """Kernel between two blocks: (k, r, k, c), (k, r, c) or (r, c)."""
         k = self.n_outputs
         last = (len(x2),) if self.outputs == "diagonal" else (k, len(x2))
         tile = torch.zeros((k, len(x1), *last), dtype=self.dtype, device=self.device)
-        for one, two in zip(x1.forms(), x2.forms(), strict=True):
-            one.add(tile, two)
+        one, two = x1.forms(), x2.forms()
+        for a, b in zip(one, two, strict=True):
+            a.add(tile, b)
         return tile[0, :, 0] if self.outputs == "trace" else tile
 
     def diag(self, x: CapturedBlock) -> Tensor:
         """Kernel of each row with itself: (n, k, k), (n, k) or (n,)."""
-        own = sum(form.own(self.outputs == "full") for form in x.forms())
-        assert isinstance(own, Tensor)
+        shape = (len(x), *{"full": 2, "diagonal": 1, "trace": 1}[self.outputs] * (self.n_outputs,))
+        own = torch.zeros(shape, dtype=self.dtype, device=self.device)
+        for form in x.forms():
+            own += form.own(self.outputs)
+        if self.outputs == "full":
+            own = 0.5 * (own + own.mT)  # to the last bit
         return own[:, 0] if self.outputs == "trace" else own

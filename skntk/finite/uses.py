@@ -32,6 +32,9 @@ class Use(ABC):
         Which axis of the output is the rows; set once it is known.
     """
 
+    #: Arguments that the operation may have changed in place.
+    changed: tuple[Tensor, ...] = ()
+
     def __init__(self, shape: torch.Size) -> None:
         self.shape, self.axis = shape, 0
 
@@ -100,6 +103,10 @@ class Affine(Use):
         super().__init__(shape)
         self.weight, self.bias, self._inputs = weight, bias, inputs
         self.transposed, self.channels_first = transposed, channels_first
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return (*super().key, self.weight is None, self.transposed)
 
     @property
     def parts(self) -> list[Part]:
@@ -188,15 +195,18 @@ class Elementwise(Use):
         Each parameter, its factor (None is one) and the shape in which it is broadcast.
     shape : torch.Size
         Of the output.
+    changed : tuple of Tensor
+        As of `Use`.
     """
 
     def __init__(
         self,
         parts: Sequence[tuple[Part, Callable[[], Tensor] | None, tuple[int, ...]]],
         shape: torch.Size,
+        changed: tuple[Tensor, ...] = (),
     ) -> None:
         super().__init__(shape)
-        self._terms = list(parts)
+        self._terms, self.changed = list(parts), changed
 
     @property
     def parts(self) -> list[Part]:

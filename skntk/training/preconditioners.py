@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from skntk.core import require
 from skntk.finite import Linearized
-from skntk.finite.capture import AffineLayer, Capture, LookupLayer, OtherPathError, sweep
-from skntk.finite.contraction import forms
+from skntk.finite.capture import Capture, sweep
 from skntk.finite.curvature import KroneckerFactors, kronecker_factors, output_hessian
+from skntk.finite.layers import AffineLayer, LookupLayer
 from skntk.finite.network import NetworkInputs, check_batch_norm, eval_mode, evaluate, private_copy
 from skntk.finite.plan import Plan
+from skntk.finite.run import OtherPathError
+from skntk.finite.tiles import BatchKernel
 from skntk.solvers import cholesky
 
 #: Parameters of a layer without Kronecker factors whose block of the curvature is formed.
@@ -75,23 +77,25 @@ class Preconditioner:
         """
         raise NotImplementedError
 
-    def _captured(self, X: Tensor) -> tuple[NetworkInputs, Capture]:
+    def _captured(self, X: Tensor) -> Capture:
         inputs = NetworkInputs(X)
         with eval_mode(self._tangent):
-            if self._plan is None:
-                live = dict(self._tangent.named_parameters())
-                chosen = {name: live[name] for name in self._names}
-                self._plan = Plan.of(self._tangent, inputs, chosen)
+            plan = self._planned(inputs)
             try:
-                return inputs, sweep(self._tangent, inputs, self._plan)
+                return sweep(self._tangent, inputs, plan)
             except OtherPathError:
-                return inputs, sweep(self._tangent, inputs, self._plan.without_rules())
+                return sweep(self._tangent, inputs, plan.without_rules())
 
-    def _outputs(self, found: Capture, X: Tensor) -> Tensor:
-        """Outputs that the likelihood is taken at."""
-        if self._tangent is self.module:
-            return found.outputs
-        with torch.no_grad():
+    def _planned(self, inputs: NetworkInputs) -> Plan:
+        if self._plan is None:
+            live = dict(self._tangent.named_parameters())
+            chosen = {name: live[name] for name in self._names}
+            self._plan = Plan.of(self._tangent, inputs, chosen)
+        return self._plan
+
+    def _outputs(self, X: Tensor) -> Tensor:
+        """Outputs of what is trained, in eval mode."""
+        with torch.no_grad(), eval_mode(self.module):
             return evaluate(self.module, NetworkInputs(X))
 
 
@@ -102,8 +106,12 @@ class NaturalGradient(Preconditioner):
     likelihood's Hessian :math:`\Lambda`: the identity for squared loss.
     """
 
+    _kernel: BatchKernel | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_kernel": None}
+
     def replace(self, X: Tensor, residual: Tensor) -> None:
-        inputs, found = self._captured(X)
         n, k = residual.shape
         require(
             3 * 8 * (n * k) ** 2,
@@ -111,18 +119,27 @@ class NaturalGradient(Preconditioner):
             "Pass a smaller batch_size, or optimizer='kfac'.",
             residual.device,
         )
-        K = residual.new_zeros(k, n, k, n)
-        for form in forms(found, "full"):
-            form.add(K, form)
-        K, r = K.double(), residual.T.reshape(-1, 1).double()  # output by output, as K is
+        inputs = NetworkInputs(X)
+        K = self._gram(inputs).double()
+        r = residual.T.reshape(-1, 1).double()  # output by output, as K is
         if self.likelihood == "gaussian":
             dual = cholesky(K.view(n * k, n * k), self.damping, overwrite=True).solve(r)
         else:
-            H = output_hessian(self._outputs(found, X), self.likelihood).double()
+            H = output_hessian(self._outputs(X), self.likelihood).double()
             M = torch.einsum("npq,qnsm->pnsm", H, K).reshape(n * k, n * k)
             M.diagonal().add_(self.damping)
             dual = torch.linalg.solve(M, r)
         self._pull_back(inputs, dual.view(k, n).T.to(residual.dtype))
+
+    def _gram(self, inputs: NetworkInputs) -> Tensor:
+        with eval_mode(self._tangent):
+            if self._kernel is None:
+                self._kernel = BatchKernel(self._tangent, self._planned(inputs))
+            try:
+                return self._kernel(inputs)
+            except OtherPathError:
+                plan = self._planned(inputs).without_rules()
+                return BatchKernel(self._tangent, plan)(inputs)
 
     def _pull_back(self, inputs: NetworkInputs, dual: Tensor) -> None:
         """Put :math:`J^T` times `dual` (n, k) in place of the gradients."""
@@ -148,8 +165,7 @@ class KFAC(Preconditioner):
     """
 
     def replace(self, X: Tensor, residual: Tensor) -> None:
-        _, found = self._captured(X)
-        outputs = self._outputs(found, X)
+        found, outputs = self._captured(X), self._outputs(X)
         H = output_hessian(outputs, self.likelihood)
         directions: dict[str, Tensor] = {}
         change = torch.zeros_like(outputs)  # J d

@@ -1,0 +1,308 @@
+"""From a network's sweeps to forms: which form each layer takes, written as the sweep goes on."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from skntk.core import empty
+from skntk.finite.capture import Capture
+from skntk.finite.contraction import Flat, Form, LookupPair, Pair, Scaled
+from skntk.finite.layers import AffineLayer, Layer, LookupLayer
+from skntk.finite.network import NetworkInputs
+from skntk.finite.plan import Plan
+from skntk.finite.run import Group, Run
+from skntk.finite.uses import Affine
+
+#: How much longer a multiplication takes in the many small products of pairs of positions.
+_SMALL_PRODUCTS = 3
+#: Rounding errors within which output Jacobians are multiples of each other.
+_ROUNDINGS = 64
+
+
+class LayoutError(Exception):
+    """A layer does not have the structure on some rows that it had on the first."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a network's Jacobians are kept.
+
+    Attributes
+    ----------
+    kinds : tuple of {"pair", "scaled", "flat"}
+        For each group of parameters with rules.
+    outputs : {"full", "diagonal", "trace"}
+        Which pairs of outputs are wanted.
+    row_bytes : int
+        What is kept of a row.
+    """
+
+    kinds: tuple[str, ...]
+    outputs: str
+    row_bytes: int
+
+    @classmethod
+    def of(cls, found: Capture, groups: int, outputs: str, *, scaled: bool) -> Layout:
+        """Choose by a capture of a few rows, whose first layers are those of the groups."""
+        kinds, numbers = [], 0
+        k = found.outputs.shape[1]
+        for i, layer in enumerate(found.layers):
+            kind = "flat"
+            if i < groups:
+                kind = _cheapest(layer, outputs)
+                several = scaled and kind == "flat" and k > 1
+                if several and isinstance(layer, AffineLayer) and _common(layer):
+                    kind = "scaled"
+                kinds.append(kind)
+            numbers += _numbers(layer, kind)
+        return cls(tuple(kinds), outputs, numbers * found.outputs.element_size())
+
+
+def _cheapest(layer: Layer, outputs: str) -> str:
+    """Whether pairs of positions or written-out Jacobians take fewer operations a pair of rows."""
+    if not isinstance(layer, AffineLayer | LookupLayer):
+        return "flat"
+    k, _, S, m = layer.B.shape
+    if isinstance(layer, LookupLayer):
+        products, columns = 0, layer.shapes[layer.weight][0]
+    else:
+        products = layer.a.shape[2] * (layer.weight is not None)
+        columns = products + (layer.bias is not None)
+    entries = k**2 if outputs == "full" else k
+    pairs = S**2 * (products + k * m) + S * entries * m
+    if S == 1:
+        pairs = products + entries * (m + 1)
+    return "pair" if pairs * (_SMALL_PRODUCTS if S > 1 else 1) < entries * m * columns else "flat"
+
+
+def _numbers(layer: Layer, kind: str) -> int:
+    """Numbers kept of a row."""
+    if kind == "flat":
+        return sum(math.prod(J.shape[2:]) * len(J) for J in layer.jacobians().values())
+    assert isinstance(layer, AffineLayer | LookupLayer)
+    k, _, S, m = layer.B.shape
+    columns = 1 if isinstance(layer, LookupLayer) else layer.columns().shape[2]
+    return m * columns if kind == "scaled" else S * (columns + k * m)
+
+
+def _common(layer: AffineLayer) -> bool:
+    """Whether all output Jacobians are multiples of the first, channel by channel."""
+    first = layer.B[0].flatten(0, 1)
+    known = torch.zeros(first.shape[1], dtype=torch.bool, device=first.device)
+    factors = torch.ones_like(layer.B[:, 0, 0])
+    try:
+        for p, B in enumerate(layer.B):
+            _factors(first, B.flatten(0, 1), factors[p], known)
+    except LayoutError:
+        return False
+    return True
+
+
+def _factors(first: Tensor, B: Tensor, factors: Tensor, known: Tensor) -> None:
+    """Write into `factors` (m,), where not `known`, by what B (N, m) is a multiple of `first`."""
+    largest, at = first.abs().max(0)
+    ratio = B.gather(0, at[None])[0] / first.gather(0, at[None])[0]
+    new = ~known & (largest > 0)
+    factors[new] = ratio[new]
+    bound = _ROUNDINGS * torch.finfo(B.dtype).eps * B.abs().amax(0)
+    if bool(((B - factors * first).abs().amax(0) > bound).any()):
+        raise LayoutError
+
+
+class _Builder(ABC):
+    """Collects what a group contributes, output by output and some rows at a time."""
+
+    group: Group
+
+    def begin(self, group: Group, rows: slice) -> None:
+        """Take the group of another run, on these rows."""
+        self.group, self.rows = group, rows
+
+    @abstractmethod
+    def take(self, p: int, B: list[Tensor]) -> None:
+        """Take the derivatives of output p by the outputs of the group's uses."""
+
+    def _outputs(self, B: list[Tensor]) -> Tensor:
+        return self.group.outputs([b[None] for b in B])[0]  # (n, S, m)
+
+
+class _PairBuilder(_Builder):
+    def __init__(self, n: int, k: int, outputs: str) -> None:
+        self._n, self._k, self._trace = n, k, outputs == "trace"
+        self._inputs: Tensor | None = None
+        self._B: Tensor | None = None
+
+    def begin(self, group: Group, rows: slice) -> None:
+        super().begin(group, rows)
+        affine = isinstance(group.uses[0], Affine)
+        scale = 1 / math.sqrt(self._k) if self._trace and affine else 1.0
+        inputs = group.columns(scale) if affine else group.inputs()
+        if self._inputs is None:
+            self._inputs = inputs.new_empty(self._n, *inputs.shape[1:])
+        self._inputs[rows] = inputs
+
+    def take(self, p: int, B: list[Tensor]) -> None:
+        found = self._outputs(B)
+        n, k = self._n, self._k
+        _, S, m = found.shape
+        if self._B is None:
+            shape = (n, S, k, m) if self._trace else (k, n, S, m)
+            self._B = empty(shape, found.dtype, found.device)
+        if not isinstance(self.group.uses[0], Affine):
+            scale = self.group.uses[0].parts[0].scale
+            found = found * (scale / math.sqrt(k) if self._trace else scale)
+        if self._trace:
+            self._B[self.rows, :, p] = found
+        else:
+            self._B[p, self.rows] = found
+
+    def form(self) -> Form:
+        assert self._B is not None
+        assert self._inputs is not None
+        B = self._B.flatten(2)[None] if self._trace else self._B
+        if isinstance(self.group.uses[0], Affine):
+            return Pair(self._inputs, B)
+        return LookupPair(self._inputs, B)
+
+
+class _ScaledBuilder(_Builder):
+    def __init__(self, n: int, k: int, outputs: str) -> None:
+        self._n, self._k = n, k
+        self._scale = 1 / math.sqrt(k) if outputs == "trace" else 1.0
+        self._r: Tensor | None = None
+        self._M: Tensor | None = None
+
+    def begin(self, group: Group, rows: slice) -> None:
+        super().begin(group, rows)
+        self._a = group.columns(self._scale)
+
+    def take(self, p: int, B: list[Tensor]) -> None:
+        found = self._outputs(B)
+        m = found.shape[2]
+        if self._M is None or self._r is None:
+            self._M = empty((self._n, m, self._a.shape[2]), found.dtype, found.device)
+            self._r = found.new_ones(self._k, m)
+            self._known = torch.zeros(self._k, m, dtype=torch.bool, device=found.device)
+        if p == 0:
+            self._first = found.flatten(0, 1).clone()
+            self._M[self.rows] = found.transpose(1, 2) @ self._a
+            return
+        _factors(self._first, found.flatten(0, 1), self._r[p], self._known[p])
+        self._known[p] |= self._first.abs().amax(0) > 0
+
+    def form(self) -> Form:
+        assert self._r is not None
+        assert self._M is not None
+        return Scaled(self._r, self._M)
+
+
+class _FlatBuilder(_Builder):
+    """Writes into columns of a Jacobian (n, k, P) that all of its kind share."""
+
+    def __init__(self, J: Tensor, start: int, outputs: str) -> None:
+        self._J, self._start = J, start
+        self._scale = 1 / math.sqrt(J.shape[1]) if outputs == "trace" else 1.0
+
+    def begin(self, group: Group, rows: slice) -> None:
+        super().begin(group, rows)
+        self._whole = group.joined and isinstance(group.uses[0], Affine)
+        if self._whole:
+            self._a = group.columns(self._scale)
+
+    def take(self, p: int, B: list[Tensor]) -> None:
+        if self._whole:
+            found = self._outputs(B)
+            _, _, m = found.shape
+            D = self._a.shape[2]
+            columns = self._J[self.rows, p, self._start : self._start + m * D]
+            torch.bmm(found.transpose(1, 2), self._a, out=columns.view(-1, m, D))
+            return
+        J = self.group.jacobian([b[None] for b in B])[0]
+        self.write(p, J.reshape(len(J), -1))
+
+    def write(self, p: int, J: Tensor) -> None:
+        """Write the Jacobian (n, P) of output p."""
+        self._J[self.rows, p, self._start : self._start + J.shape[1]] = self._scale * J
+
+
+def assembled(
+    module: nn.Module, inputs: NetworkInputs, plan: Plan, layout: Layout, sweep_rows: int
+) -> list[Form]:
+    """Jacobians of some rows in the forms of a layout, by sweeps over a few rows at a time.
+
+    Raises
+    ------
+    OtherPathError
+        If the module runs other operations on these rows than on those of the plan.
+    LayoutError
+        If a layer's outputs are not multiples of each other on these rows.
+    """
+    n, k, outputs = len(inputs), plan.n_outputs, layout.outputs
+    if n == 1:  # some modules drop an axis of length one
+        found = assembled(module, inputs[torch.tensor([0, 0])], plan, layout, sweep_rows)
+        return [_first(form) for form in found]
+    live = dict(module.named_parameters())
+    builders: list[_PairBuilder | _ScaledBuilder | _FlatBuilder] = []
+    J: Tensor | None = None
+    rest: dict[str, _FlatBuilder] = {}
+    for start in _starts(n, sweep_rows):
+        rows = slice(start, min(start + max(sweep_rows, 2), n))
+        some = inputs[rows]
+        run = Run.of(module, some, plan)
+        if not builders and not rest:
+            sizes = [
+                sum(live[name].numel() for name in group.names) if kind == "flat" else 0
+                for group, kind in zip(run.groups, layout.kinds, strict=True)
+            ]
+            sizes += [live[name].numel() for name in run.rest]
+            starts = [sum(sizes[:i]) for i in range(len(sizes))]
+            if sum(sizes):
+                J = empty((n, k, sum(sizes)), run.outputs.dtype, run.outputs.device)
+            for kind, at in zip(layout.kinds, starts, strict=False):
+                if kind == "flat":
+                    assert J is not None
+                    builders.append(_FlatBuilder(J, at, outputs))
+                else:
+                    made = _PairBuilder if kind == "pair" else _ScaledBuilder
+                    builders.append(made(n, k, outputs))
+            for name, at in zip(run.rest, starts[len(run.groups) :], strict=True):
+                assert J is not None
+                rest[name] = _FlatBuilder(J, at, outputs)
+        for builder, group in zip(builders, run.groups, strict=True):
+            builder.begin(group, rows)
+        for p, found_p in enumerate(run.derivatives()):
+            for builder in builders:
+                builder.take(p, [found_p[i] for i in builder.group.at])
+        for layer in run.without_rule(module, some):
+            for name, jacobian in layer.jacobians().items():
+                rest[name].rows = rows
+                for p in range(k):
+                    rest[name].write(p, jacobian[p].reshape(len(some), -1))
+    made_forms = [b.form() for b in builders if not isinstance(b, _FlatBuilder)]
+    if J is not None:
+        made_forms.append(Flat(J.view(n, 1, -1) if outputs == "trace" else J))
+    return made_forms
+
+
+def _starts(n: int, size: int) -> list[int]:
+    """First rows of blocks of that size, of which none is left with a single row."""
+    starts = list(range(0, n, max(size, 2)))
+    if n - starts[-1] == 1:
+        starts[-1] -= 1
+    return starts
+
+
+def _first(form: Form) -> Form:
+    if isinstance(form, Pair):
+        return Pair(form.a[:1], form.B[:, :1])
+    if isinstance(form, LookupPair):
+        return LookupPair(form.indices[:1], form.B[:, :1])
+    if isinstance(form, Scaled):
+        return Scaled(form.r, form.M[:1])
+    assert isinstance(form, Flat)
+    return Flat(form.J[:1])
