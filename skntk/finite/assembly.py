@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +119,7 @@ class _Builder(ABC):
     """Collects what a group contributes, output by output and some rows at a time."""
 
     group: Group
+    rows: slice
 
     def begin(self, group: Group, rows: slice) -> None:
         """Take the group of another run, on these rows."""
@@ -126,6 +128,10 @@ class _Builder(ABC):
     @abstractmethod
     def take(self, p: int, B: list[Tensor]) -> None:
         """Take the derivatives of output p by the outputs of the group's uses."""
+
+    @abstractmethod
+    def form(self) -> Form:
+        """Return the form of all rows."""
 
     def _outputs(self, B: list[Tensor]) -> Tensor:
         return self.group.outputs([b[None] for b in B])[0]  # (n, S, m)
@@ -202,32 +208,51 @@ class _ScaledBuilder(_Builder):
 
 
 class _FlatBuilder(_Builder):
-    """Writes into columns of a Jacobian (n, k, P) that all of its kind share."""
+    """Jacobians (n, k, P): of an affine layer by one product for all outputs, else one by one."""
 
-    def __init__(self, J: Tensor, start: int, outputs: str) -> None:
-        self._J, self._start = J, start
-        self._scale = 1 / math.sqrt(J.shape[1]) if outputs == "trace" else 1.0
+    def __init__(self, n: int, k: int, outputs: str) -> None:
+        self._n, self._k, self._trace = n, k, outputs == "trace"
+        self._scale = 1 / math.sqrt(k) if self._trace else 1.0
+        self._J: Tensor | None = None
 
     def begin(self, group: Group, rows: slice) -> None:
         super().begin(group, rows)
         self._whole = group.joined and isinstance(group.uses[0], Affine)
-        if self._whole:
-            self._a = group.columns(self._scale)
+        self._B: Tensor | None = None
 
     def take(self, p: int, B: list[Tensor]) -> None:
-        if self._whole:
-            found = self._outputs(B)
-            _, _, m = found.shape
-            D = self._a.shape[2]
-            columns = self._J[self.rows, p, self._start : self._start + m * D]
-            torch.bmm(found.transpose(1, 2), self._a, out=columns.view(-1, m, D))
+        if not self._whole:
+            self.write(p, self.group.jacobian([b[None] for b in B])[0])
             return
-        J = self.group.jacobian([b[None] for b in B])[0]
-        self.write(p, J.reshape(len(J), -1))
+        found = self._outputs(B)
+        n, S, m = found.shape
+        if self._B is None:
+            self._B = found.new_empty(n, self._k, m, S)
+        self._B[:, p] = found.transpose(1, 2)
+        if p + 1 < self._k:
+            return
+        a = self.group.columns(self._scale)
+        J = self._rows(m * a.shape[2], found)
+        torch.bmm(self._B.view(n, -1, S), a, out=J.view(n, self._k * m, -1))
+        self._B = None
 
     def write(self, p: int, J: Tensor) -> None:
-        """Write the Jacobian (n, P) of output p."""
-        self._J[self.rows, p, self._start : self._start + J.shape[1]] = self._scale * J
+        """Write the Jacobian (n, *shape) of output p."""
+        J = J.reshape(len(J), -1)
+        self._rows(J.shape[1], J)[:, p] = self._scale * J
+
+    def _rows(self, size: int, like: Tensor) -> Tensor:
+        """Return where the Jacobian (n, k, size) of the rows at hand is written."""
+        if self._J is None:
+            self._J = empty((self._n, self._k, size), like.dtype, like.device)
+        return self._J[self.rows]
+
+    def form(self) -> Form:
+        assert self._J is not None
+        return Flat(self._J.view(self._n, 1, -1) if self._trace else self._J)
+
+
+_BUILDERS: dict[str, Any] = {"pair": _PairBuilder, "scaled": _ScaledBuilder, "flat": _FlatBuilder}
 
 
 def assembled(
@@ -246,47 +271,21 @@ def assembled(
     if n == 1:  # some modules drop an axis of length one
         found = assembled(module, inputs[torch.tensor([0, 0])], plan, layout, sweep_rows)
         return [_first(form) for form in found]
-    live = dict(module.named_parameters())
-    builders: list[_PairBuilder | _ScaledBuilder | _FlatBuilder] = []
-    J: Tensor | None = None
-    rest: dict[str, _FlatBuilder] = {}
+    builders: list[_Builder] = [_BUILDERS[kind](n, k, outputs) for kind in layout.kinds]
+    rest = {name: _FlatBuilder(n, k, outputs) for name in plan.rest}
     for start in _starts(n, sweep_rows):
         rows = slice(start, min(start + max(sweep_rows, 2), n))
-        some = inputs[rows]
-        run = Run.of(module, some, plan)
-        if not builders and not rest:
-            sizes = [
-                sum(live[name].numel() for name in group.names) if kind == "flat" else 0
-                for group, kind in zip(run.groups, layout.kinds, strict=True)
-            ]
-            sizes += [live[name].numel() for name in run.rest]
-            starts = [sum(sizes[:i]) for i in range(len(sizes))]
-            if sum(sizes):
-                J = empty((n, k, sum(sizes)), run.outputs.dtype, run.outputs.device)
-            for kind, at in zip(layout.kinds, starts, strict=False):
-                if kind == "flat":
-                    assert J is not None
-                    builders.append(_FlatBuilder(J, at, outputs))
-                else:
-                    made = _PairBuilder if kind == "pair" else _ScaledBuilder
-                    builders.append(made(n, k, outputs))
-            for name, at in zip(run.rest, starts[len(run.groups) :], strict=True):
-                assert J is not None
-                rest[name] = _FlatBuilder(J, at, outputs)
+        run = Run.of(module, inputs[rows], plan)
         for builder, group in zip(builders, run.groups, strict=True):
             builder.begin(group, rows)
         for p, found_p in enumerate(run.derivatives()):
             for builder in builders:
                 builder.take(p, [found_p[i] for i in builder.group.at])
-        for layer in run.without_rule(module, some):
-            for name, jacobian in layer.jacobians().items():
-                rest[name].rows = rows
-                for p in range(k):
-                    rest[name].write(p, jacobian[p].reshape(len(some), -1))
-    made_forms = [b.form() for b in builders if not isinstance(b, _FlatBuilder)]
-    if J is not None:
-        made_forms.append(Flat(J.view(n, 1, -1) if outputs == "trace" else J))
-    return made_forms
+        for name, jacobian in run.without_rule(module, inputs[rows]):
+            rest[name].rows = rows
+            for p in range(k):
+                rest[name].write(p, jacobian[p])
+    return [builder.form() for builder in (*builders, *rest.values())]
 
 
 def _starts(n: int, size: int) -> list[int]:

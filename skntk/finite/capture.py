@@ -111,7 +111,7 @@ def sweep(module: nn.Module, inputs: NetworkInputs, plan: Plan) -> Capture:
             kept.append(g)
     stacked = [torch.stack(kept) for kept in B]
     layers = [group.layer([stacked[i] for i in group.at]) for group in run.groups]
-    layers += run.without_rule(module, inputs)
+    layers += [PlainLayer(name, J) for name, J in run.without_rule(module, inputs)]
     done = {name for layer in layers for name in layer.names}
     live = dict(module.named_parameters())
     for name in plan.names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -162,12 +162,13 @@ class Run:
                 for use, g in zip(self.uses, found, strict=True)
             ]
 
-    def without_rule(self, module: nn.Module, inputs: NetworkInputs) -> list[Layer]:
-        """Layers of the parameters that no rule explains."""
+    def without_rule(
+        self, module: nn.Module, inputs: NetworkInputs
+    ) -> Iterable[tuple[str, Tensor]]:
+        """Names and Jacobians (k, n, *shape) of the parameters that no rule explains."""
         if not self.rest:
             return []
-        found = row_jacobians(module, inputs, self.rest, self.outputs.detach())
-        return [PlainLayer(name, J) for name, J in found.items()]
+        return row_jacobians(module, inputs, self.rest, self.outputs.detach()).items()
 
 
 def _grouped(uses: list[Use], names: set[str]) -> list[Group]:

@@ -136,7 +136,7 @@ class EmpiricalTiles:
         self.layout = Layout.of(found, len(run.groups), outputs, scaled=scaled)
         self.dtype, self.device = found.outputs.dtype, found.outputs.device
         numbers = sum(use.shape.numel() for use in run.uses) // len(probe)
-        swept = 6 * self.dtype.itemsize * max(numbers, 1)
+        swept = (4 + plan.n_outputs) * self.dtype.itemsize * max(numbers, 1)
         self._sweep_rows = max(2, SWEEP_BYTES // swept)
         if budget is None:
             budget = min(DEFAULT_BUDGET, available_bytes(self.device) // 4)
