@@ -1,14 +1,16 @@
 """Finite networks: their Jacobians, kernels and linearizations."""
 
 from skntk.finite.capture import Capture, capture
+from skntk.finite.curvature import kronecker_factors
 from skntk.finite.kernel import EmpiricalKernel, empirical_ntk
 from skntk.finite.layers import AffineLayer, LookupLayer, PlainLayer
-from skntk.finite.linearize import Linearized, linearize
+from skntk.finite.linearize import Centered, Linearized, linearize
 from skntk.finite.products import JacobianOperator
 
 __all__ = [
     "AffineLayer",
     "Capture",
+    "Centered",
     "EmpiricalKernel",
     "JacobianOperator",
     "Linearized",
@@ -16,5 +18,6 @@ __all__ = [
     "PlainLayer",
     "capture",
     "empirical_ntk",
+    "kronecker_factors",
     "linearize",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -60,6 +62,47 @@ def linearize(
     True
     """
     return Linearized(module, centered=centered, parameters=parameters)
+
+
+class Centered(nn.Module):
+    r"""A network minus its function at initialization: :math:`f(x; w) - f(x; w_0)`.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network, of which two copies are kept.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        Holds the parameters w, which are trained.
+    anchor : torch.nn.Module
+        Holds :math:`w_0`; frozen, always in eval mode.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skntk.finite import Centered
+    >>> Centered(torch.nn.Linear(2, 1))(torch.zeros(1, 2))
+    tensor([[0.]], grad_fn=<SubBackward0>)
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module)
+        self.anchor = private_copy(module).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Centered:
+        """Set the mode of the network that is trained."""
+        super().train(mode)
+        self.anchor.eval()
+        return self
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Evaluate; arguments and result are the network's."""
+        with torch.no_grad():
+            start = self.anchor(*args, **kwargs)
+        return self.module(*args, **kwargs) - start
 
 
 class Linearized(nn.Module):

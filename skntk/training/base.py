@@ -21,7 +21,7 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 
 from skntk.core import resolve_device, resolve_dtype
-from skntk.finite import EmpiricalKernel, linearize
+from skntk.finite import Centered, EmpiricalKernel, linearize
 from skntk.finite.network import check_batch_norm
 from skntk.machines.networks import (
     ModuleParams,
@@ -136,11 +136,9 @@ class NetworkEstimator(ModuleParams):
             if inspect.isclass(self.module):
                 module.eval()
             return linearize(module, centered=self.centered)
-        if self.centered:
-            raise ValueError("centered=True needs regime='linearized'.")
         if self.optimizer in PRECONDITIONERS:
             check_batch_norm(module)
-        return module
+        return Centered(module) if self.centered else module
 
     def _rate(self, module: nn.Module, X: Tensor, n_outputs: int) -> float:
         """Learning rate: as given, or what suits the optimizer."""
@@ -293,8 +291,11 @@ class NetworkEstimator(ModuleParams):
         """What a checkpoint must agree in with the fit that goes on with it."""
         free = {"max_epochs", "checkpoint", "verbose", "device", "callbacks", "module"}
         params = {k: v for k, v in self.get_params().items() if k not in free}
-        module = self.module.state_dict() if isinstance(self.module, nn.Module) else self.module
-        return joblib.hash([{k: repr(v) for k, v in params.items()}, seed, X, y, module])
+        weights = self.module.state_dict() if isinstance(self.module, nn.Module) else {}
+        arrays = [t.detach().cpu().numpy() for t in (X, y, *weights.values())]
+        described = [f"{k}={v!r}" for k, v in sorted(params.items())]
+        module = "" if self.module is None else repr(self.module)
+        return joblib.hash([described, seed, module, arrays])
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31 - 1))

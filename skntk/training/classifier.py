@@ -43,7 +43,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     regime : {"full", "linearized"}, default="full"
         Train the network, or its linearization at initialization (`skntk.linearize`).
     centered : bool, default=False
-        Subtract the function at initialization; needs ``regime="linearized"``.
+        Subtract the function at initialization.
     loss : {"cross_entropy", "squared"}, default="cross_entropy"
         Of a softmax of the outputs; or half the mean squared distance from one-hot labels.
     optimizer : {"gd", "sgd", "adam", "natural_gradient", "kfac"}, default="adam"

@@ -47,7 +47,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
     regime : {"full", "linearized"}, default="full"
         Train the network, or its linearization at initialization (`skntk.linearize`).
     centered : bool, default=False
-        Subtract the function at initialization; needs ``regime="linearized"``.
+        Subtract the function at initialization.
     optimizer : {"gd", "sgd", "adam", "natural_gradient", "kfac"}, default="adam"
         Gradient descent on all rows or on batches, Adam, exact natural gradient in function space,
         or K-FAC.
