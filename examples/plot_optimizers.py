@@ -56,7 +56,8 @@ plt.show()
 
 # %%
 # The natural gradient without damping, on the linearized network, halves the residual at each step
-# of rate 1/2, whatever the spectrum of the kernel: the loss is :math:`(1 - \eta)^{2 k}` of the first.
+# of rate 1/2, whatever the spectrum of the kernel: the loss is :math:`(1 - \eta)^{2 k}` of the
+# first.
 
 lazy = NetworkRegressor(
     width=256,

@@ -2,8 +2,8 @@ r"""
 Is infinity the best width?
 ===========================
 
-`width` is a hyperparameter like any other: a number is the kernel machine of a random network of that
-width, `np.inf` its limit. A grid search over widths says which one the data prefer.
+`width` is a hyperparameter like any other: a number is the kernel machine of a random network of
+that width, `np.inf` its limit. A grid search over widths says which one the data prefer.
 """
 
 import matplotlib.pyplot as plt

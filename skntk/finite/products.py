@@ -214,7 +214,7 @@ def directional(
     derivative: Any
     try:
         value, derivative = jvp(function, (dict(at),), (tangents,))  # type: ignore[misc]
-    except NotImplementedError:
+    except RuntimeError:  # no forward mode, or a custom function that knows no transforms
         with torch.enable_grad():
             leaves = {name: t.detach().requires_grad_() for name, t in at.items()}
             value = function(leaves)

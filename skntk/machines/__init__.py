@@ -1,4 +1,4 @@
-"""Kernel machines of infinitely wide networks, as scikit-learn estimators."""
+"""Kernel machines of networks, infinitely wide or finite, as scikit-learn estimators."""
 
 from skntk.machines.base import KernelChoice
 from skntk.machines.classifier import NTKClassifier

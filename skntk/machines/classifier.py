@@ -36,7 +36,7 @@ ROWS = 1000
 
 
 class NTKClassifier(ClassifierMixin, NTKMachine):
-    r"""Classification with the kernels of infinitely wide networks.
+    r"""Classification with the kernels of networks, infinitely wide or finite.
 
     Two kernel machines are stacked: ridge regression on one-hot labels, and a one-against-rest
     squared-hinge machine. Each is an average over kernels and ridges, of all whose leave-one-out
@@ -57,14 +57,25 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         Standard deviation of the weights, per fan-in.
     bias_std : float or "auto", default="auto"
         Standard deviation of the biases. "auto" averages over 0.1 and 1; 0.1 without tuning.
+    width : int, inf or None, default=inf
+        `np.inf` is the limit of infinite width. A number: the kernel machine of one random network of
+        that width, drawn by `random_state`; a module class gets it as ``width``. None: `module` as
+        it stands, with the weights it has.
     embedding : {"none", "featurewise", "categorical", "auto"}, default="auto"
         What suits tables: "featurewise" puts an infinitely wide network of one hidden layer in
         front of each feature (see `skntk.infinite_width`); "categorical" makes an indicator of each
         value of the columns that have 3 to 16 distinct values, each 4 times on average. "auto"
-        tries all of them; "none" without tuning.
+        tries all of them, at a finite width all but "featurewise"; "none" without tuning.
     module : torch.nn.Module class or instance, optional
         A network that replaces the default one; parameters ``module__*`` go to a class. `depth`,
-        `activation`, `weight_std` and `bias_std` are then unused.
+        `activation`, `weight_std` and `bias_std` are then unused. At a finite width it needs one
+        output for each class.
+    centered : bool, default=False
+        At a finite width, subtract the network's function at initialization, which otherwise is part
+        of the predictions, as it is of a trained network's.
+    input_shape : tuple of int, optional
+        Shape of one input of the module, such as (C, H, W), for rows that come flat; X of several
+        axes is known by itself.
     kind : {"ntk", "nngp"}, default="ntk"
         The kernel of all layers trained, or of the readout alone.
     alpha : float or "auto", default="auto"
@@ -88,7 +99,7 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
     n_jobs : int, optional
         Workers of joblib for kernel tiles; by default torch's threads.
     random_state : int, RandomState or None, default=None
-        For the subset that is tuned on.
+        For the subset that is tuned on, and the weights of a finite network.
     verbose : int, default=0
         1 shows progress.
 
