@@ -58,9 +58,9 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
     bias_std : float or "auto", default="auto"
         Standard deviation of the biases. "auto" averages over 0.1 and 1; 0.1 without tuning.
     width : int, inf or None, default=inf
-        `np.inf` is the limit of infinite width. A number: the kernel machine of one random network of
-        that width, drawn by `random_state`; a module class gets it as ``width``. None: `module` as
-        it stands, with the weights it has.
+        `np.inf` is the limit of infinite width. A number: the kernel machine of one random network
+        of that width, drawn by `random_state`; a module class gets it as ``width``. None: `module`
+        as it stands, with the weights it has.
     embedding : {"none", "featurewise", "categorical", "auto"}, default="auto"
         What suits tables: "featurewise" puts an infinitely wide network of one hidden layer in
         front of each feature (see `skntk.infinite_width`); "categorical" makes an indicator of each
@@ -71,8 +71,8 @@ class NTKClassifier(ClassifierMixin, NTKMachine):
         `activation`, `weight_std` and `bias_std` are then unused. At a finite width it needs one
         output for each class.
     centered : bool, default=False
-        At a finite width, subtract the network's function at initialization, which otherwise is part
-        of the predictions, as it is of a trained network's.
+        At a finite width, subtract the network's function at initialization, which otherwise is
+        part of the predictions, as it is of a trained network's.
     input_shape : tuple of int, optional
         Shape of one input of the module, such as (C, H, W), for rows that come flat; X of several
         axes is known by itself.

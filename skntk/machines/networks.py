@@ -153,6 +153,11 @@ def as_rows(X: Any, input_shape: Any) -> tuple[Any, tuple[int, ...] | None]:
     ValueError
         If the two disagree.
     """
+    if isinstance(X, tuple) and any(np.ndim(part) > 1 for part in X):
+        raise ValueError(
+            f"X is a tuple of {len(X)} arrays; an estimator takes one array of rows: concatenate "
+            "them along the features, and let the module split them."
+        )
     shape = None if input_shape is None else _checked_shape(input_shape)
     ndim = getattr(X, "ndim", None)
     if ndim is None and not hasattr(X, "shape"):

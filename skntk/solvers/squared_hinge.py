@@ -89,13 +89,14 @@ def squared_hinge(
     at: tuple[float, Tensor, Tensor] | None = None  # objective, coefficients, values
     for _ in range(MAX_STEPS):
         rows = torch.nonzero(active)[:, 0]
-        whole = len(rows) == len(t)
-        K_SS = K if whole else K.index_select(0, rows).index_select(1, rows)
-        factor = cholesky(K_SS, noise[rows], overwrite=not whole)
-        del K_SS
-        dual = torch.zeros_like(t)
-        dual[rows] = factor.solve((t - start)[rows, None])[:, 0]
-        f = start + K @ dual
+        dual, f = torch.zeros_like(t), start
+        if len(rows):  # else the offset alone is beyond the margin everywhere
+            whole = len(rows) == len(t)
+            K_SS = K if whole else K.index_select(0, rows).index_select(1, rows)
+            factor = cholesky(K_SS, noise[rows], overwrite=not whole)
+            del K_SS
+            dual[rows] = factor.solve((t - start)[rows, None])[:, 0]
+            f = start + K @ dual
         loss = objective(dual, f)
         inside = t * f < 1
         if torch.equal(inside, active):
@@ -113,6 +114,8 @@ def squared_hinge(
                 loss = objective(dual, f)
             inside = t * f < 1
         at, active = (loss, dual, f), inside
+    if not len(rows):
+        return HingeSolution(dual, f.clone(), torch.zeros_like(active))
     stays = 0.0 if kept_noise is None else 1 / kept_noise[rows]
     precision = factor.inverse_diagonal()
     left_out = f.clone()

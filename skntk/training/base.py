@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.helper import predefined_split
 from torch import Tensor, nn
 
-from skntk.core import resolve_device, resolve_dtype
+from skntk.core import TrainingDivergedError, resolve_device, resolve_dtype
 from skntk.finite import Centered, EmpiricalKernel, linearize
 from skntk.finite.network import check_batch_norm
 from skntk.machines.networks import (
@@ -33,11 +33,12 @@ from skntk.machines.networks import (
 from skntk.machines.validation import Interval, StrOptions
 from skntk.training.net import (
     BestStopping,
-    Checkpointing,
     Divergence,
+    EpochEnd,
     Progress,
     Rows,
     as_batch,
+    is_stopped,
     read_checkpoint,
 )
 from skntk.training.preconditioners import KFAC, NaturalGradient, tangent_module
@@ -83,11 +84,12 @@ class NetworkEstimator(ModuleParams):
 
     # Data
 
-    def _rows(self, X: Any, y: Any = None) -> Any:
+    def _rows(self, X: Any, y: Any = "no_validation") -> Any:
         """Validate inputs (and targets): as tensors of shape (n, *input_shape)."""
+        predicting = isinstance(y, str)
         X, shape = as_rows(X, self.input_shape)
         checked = {"dtype": [np.float64, np.float32]}
-        if y is None:
+        if predicting:
             X = validate_data(self, X, reset=False, **checked)
         else:
             X, y = validate_data(self, X, y, **checked, **self._target_checks)
@@ -97,8 +99,10 @@ class NetworkEstimator(ModuleParams):
                     f"X has {X.shape[1]} features, but input_shape={self._input_shape} needs "
                     f"{math.prod(self._input_shape)}."
                 )
-        X = torch.tensor(X, dtype=resolve_dtype(self.dtype)).reshape(-1, *self._input_shape)
-        return X if y is None else (X, y)
+        X = torch.tensor(np.array(X), dtype=resolve_dtype(self.dtype)).reshape(
+            -1, *self._input_shape
+        )
+        return X if predicting else (X, y)
 
     # The network
 
@@ -140,7 +144,7 @@ class NetworkEstimator(ModuleParams):
             check_batch_norm(module)
         return Centered(module) if self.centered else module
 
-    def _rate(self, module: nn.Module, X: Tensor, n_outputs: int) -> float:
+    def _rate(self, module: nn.Module, X: Tensor, n_outputs: int, batch_size: int) -> float:
         """Learning rate: as given, or what suits the optimizer."""
         if self.learning_rate != "auto":
             return float(self.learning_rate)
@@ -151,10 +155,18 @@ class NetworkEstimator(ModuleParams):
         m = max(2, _RATE_ROWS // n_outputs)
         kernel = EmpiricalKernel(tangent_module(module).eval())
         K = kernel.gram(X[:m].to(resolve_device(self.device))).double()
-        n = len(K)
-        K = K.permute(2, 0, 3, 1).reshape(n * n_outputs, n * n_outputs)
-        largest = float(torch.linalg.eigvalsh(K)[-1]) / n
-        return 1.0 / max(largest * self._largest_curvature(n_outputs), 1e-12)
+        # The loss's Hessian by a row's outputs is P / k: of squared error, P is the identity; of
+        # the cross-entropy, at equal probabilities, it takes away the mean of the outputs.
+        P = torch.eye(n_outputs, dtype=K.dtype, device=K.device)
+        if self._likelihood == "categorical" and n_outputs > 1:
+            P -= 1 / n_outputs
+        K = torch.einsum("pr,ijrs,sq->piqj", P, K, P) / n_outputs
+        n = K.shape[1]
+        curvature = float(torch.linalg.eigvalsh(K.flatten(2).flatten(0, 1))[-1]) / n
+        if batch_size < len(X):  # all of it may lie in a batch, if not more than in one row
+            own = float(torch.einsum("pipi->i", K).max())
+            curvature = min(curvature * len(X) / batch_size, own)
+        return 1.0 / max(curvature, 1e-12)
 
     def _absolute_damping(self, module: nn.Module, X: Tensor) -> float:
         """Damping: as given, or a tenth of the mean diagonal of the kernel at initialization."""
@@ -168,7 +180,6 @@ class NetworkEstimator(ModuleParams):
     def _steps(self, module: nn.Module, X: Tensor, n_outputs: int) -> dict[str, Any]:
         """Arguments of the skorch net that are about the optimizer."""
         n = len(X)
-        rate = self._rate(module, X, n_outputs)
         whole = self.optimizer in ("gd", "natural_gradient")
         size = self.batch_size
         if self.optimizer == "gd" and size not in ("auto", n):
@@ -177,6 +188,7 @@ class NetworkEstimator(ModuleParams):
                 "'auto', or take optimizer='sgd'."
             )
         size = (n if whole else min(_BATCH, n)) if size == "auto" else min(int(size), n)
+        rate = self._rate(module, X, n_outputs, size)
         common = {"lr": rate, "batch_size": size, "optimizer__weight_decay": self.weight_decay}
         if self.optimizer == "adam":
             return {**common, "optimizer": torch.optim.Adam}
@@ -207,67 +219,52 @@ class NetworkEstimator(ModuleParams):
         if self.verbose:
             callbacks.append(("progress", Progress()))
         valid = None if held is None else predefined_split(Rows(X[held], y[held]))
-        net = None
-        if self.checkpoint is not None:
-            path = Path(self.checkpoint)
-            mark = self._fingerprint(X, y, seed)
-            with _seeded(seed):
-                net = read_checkpoint(path, mark)
-                state = torch.get_rng_state()
-        if net is None:
-            if self.checkpoint is not None:
-                callbacks.append(("checkpointing", Checkpointing(path, mark)))
-            net = kind(
-                module,
-                criterion=criterion,
-                max_epochs=int(self.max_epochs),
-                train_split=valid,
-                callbacks=callbacks,
-                callbacks__print_log=None,
-                dataset=Rows,
-                iterator_train__collate_fn=as_batch,
-                iterator_train__shuffle=steps["batch_size"] < len(rows),
-                iterator_valid__collate_fn=as_batch,
-                iterator_valid__batch_size=_TEST_BATCH,
-                device=str(self.device),
-                verbose=0,
-                **steps,
-            )
-            resumed = False
-        else:
-            resumed = True
-            net.set_params(train_split=valid)
-        self.net_ = net
+        net, end = None, EpochEnd()
         with _seeded(seed + 1):
-            if not resumed:
-                net.initialize()
-                self._precondition(net)
-                net.partial_fit(X[rows], y[rows])
-            else:
-                torch.set_rng_state(state)
-                self._precondition(net)
-                self._resume(net, X[rows], y[rows])
             if self.checkpoint is not None:
-                dict(net.callbacks_)["checkpointing"].write(net)
-        net.set_params(train_split=None)
+                path, mark = Path(self.checkpoint), self._fingerprint(X, y, seed)
+                net, end = read_checkpoint(path, mark), EpochEnd(path, mark)
+            resumed = net is not None
+            if net is None:
+                net = kind(
+                    module,
+                    criterion=criterion,
+                    callbacks=[*callbacks, ("epoch_end", end)],
+                    callbacks__print_log=None,
+                    dataset=Rows,
+                    iterator_train__collate_fn=as_batch,
+                    iterator_train__shuffle=steps["batch_size"] < len(rows),
+                    iterator_valid__collate_fn=as_batch,
+                    iterator_valid__batch_size=_TEST_BATCH,
+                    device=str(self.device),
+                    verbose=0,
+                    **steps,
+                )
+                net.initialize()
+            vars(net).update(max_epochs=int(self.max_epochs), train_split=valid)
+            if self.optimizer in PRECONDITIONERS:
+                made = PRECONDITIONERS[self.optimizer]
+                net.preconditioner = made(net.module_, self._likelihood, self._damping)
+            if resumed:
+                self._resume(net, X[rows], y[rows])
+            else:
+                net.partial_fit(X[rows], y[rows])
+            net.train_split = None
+            if not torch.isfinite(net.forward(X[rows])).all():
+                raise TrainingDivergedError(
+                    f"the outputs of the trained network are not finite, after {len(net.history)} "
+                    f"epochs with learning_rate={net.lr:.3g}: pass a smaller learning_rate, more "
+                    "damping if the optimizer has it, or scale the inputs."
+                )
+        self.net_ = net
 
     def _resume(self, net: Any, X: Tensor, y: Tensor) -> None:
         """Train the epochs that are missing; callbacks keep what they knew."""
         missing = int(self.max_epochs) - len(net.history)
-        stopped = self.early_stopping and dict(net.callbacks_)["early_stopping"].misses_ >= (
-            self.patience
-        )
-        if missing <= 0 or stopped:
-            return
-        with suppress(KeyboardInterrupt):
-            net.fit_loop(X, y, epochs=missing)
+        if missing > 0 and not is_stopped(net):
+            with suppress(KeyboardInterrupt):
+                net.fit_loop(X, y, epochs=missing)
         net.notify("on_train_end", X=X, y=y)
-
-    def _precondition(self, net: Any) -> None:
-        if self.optimizer not in PRECONDITIONERS:
-            return
-        made = PRECONDITIONERS[self.optimizer]
-        net.preconditioner = made(net.module_, self._likelihood, self._damping)
 
     def _split(self, n: int, labels: np.ndarray | None, seed: int) -> tuple[Tensor, Tensor | None]:
         """Rows to train on, and to stop early by."""
@@ -290,6 +287,7 @@ class NetworkEstimator(ModuleParams):
     def _fingerprint(self, X: Tensor, y: Tensor, seed: int) -> str:
         """What a checkpoint must agree in with the fit that goes on with it."""
         free = {"max_epochs", "checkpoint", "verbose", "device", "callbacks", "module"}
+        free.add("random_state")  # the seed stands for it
         params = {k: v for k, v in self.get_params().items() if k not in free}
         weights = self.module.state_dict() if isinstance(self.module, nn.Module) else {}
         arrays = [t.detach().cpu().numpy() for t in (X, y, *weights.values())]
@@ -305,7 +303,8 @@ class NetworkEstimator(ModuleParams):
     def _forward(self, X: Any) -> Tensor:
         """Outputs of the trained network: (m, k)."""
         check_is_fitted(self)
-        return self.net_.forward(self._rows(X)).flatten(1)
+        with _seeded(0):  # torch's loaders draw a seed
+            return self.net_.forward(self._rows(X)).flatten(1)
 
     @property
     def history_(self) -> Any:

@@ -13,7 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from torch import nn
 
 from skntk.machines.validation import StrOptions, fit_context
-from skntk.training.base import NetworkEstimator
+from skntk.training.base import PRECONDITIONERS, NetworkEstimator
 from skntk.training.net import ClassifierNet, OneHotSquaredError
 
 
@@ -52,7 +52,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     learning_rate : float or "auto", default="auto"
         "auto" is 1e-2 for Adam on the default network (1e-3 in the standard parametrization or on
         a module), 0.5 for the natural gradient and K-FAC (1 linearized), and the inverse of the
-        largest curvature of the loss at initialization, from the empirical NTK, for "gd" and "sgd".
+        largest curvature of the loss at initialization, from the empirical NTK, for "gd" and "sgd"
+        (of a batch's loss, for "sgd").
     momentum : float, default=0.0
         Of all optimizers but Adam, in [0, 1).
     damping : float or "auto", default="auto"
@@ -222,14 +223,20 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         self.classes_, labels = np.unique(y, return_inverse=True)
         self._n_outputs = len(self.classes_)
         self._likelihood = "categorical" if self.loss == "cross_entropy" else "gaussian"
+        if (
+            self._likelihood == "categorical"
+            and self.damping == 0
+            and (self.optimizer in PRECONDITIONERS)
+        ):
+            raise ValueError(
+                f"damping=0 with optimizer={self.optimizer!r} needs loss='squared': the Hessian of "
+                "the cross-entropy is singular. Pass a positive damping."
+            )
         seed, classes = self._seed(), self._n_outputs
         module = self._network(X, classes, seed, f"y with {classes} classes")
         criterion = nn.CrossEntropyLoss if self.loss == "cross_entropy" else OneHotSquaredError
         self._train(ClassifierNet, module, criterion, X, torch.as_tensor(labels), seed, labels)
         return self
-
-    def _largest_curvature(self, n_outputs: int) -> float:
-        return 0.25 if self.loss == "cross_entropy" else 1.0 / n_outputs
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Predict class probabilities.
@@ -263,4 +270,5 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         -------
         ndarray of shape (m,)
         """
-        return self.classes_[self._forward(X).argmax(1).numpy()]
+        best = self._forward(X).argmax(1).numpy()
+        return self.classes_[best]

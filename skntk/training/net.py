@@ -77,7 +77,7 @@ class _Preconditioned:
                 targets = nn.functional.one_hot(y, outputs.shape[1]).to(outputs)
                 categorical = self.preconditioner.likelihood == "categorical"
                 residual = (outputs.softmax(1) if categorical else outputs) - targets
-            self.preconditioner.replace(X.to(outputs.device), residual)
+            self.preconditioner.apply(X.to(outputs.device), residual)
         return step
 
 
@@ -90,10 +90,25 @@ class ClassifierNet(_Preconditioned, NeuralNetClassifier):
 
 
 class BestStopping(EarlyStopping):
-    """skorch's early stopping, whose pickles keep the best weights seen."""
+    """skorch's early stopping, which lets an epoch end before it stops the training.
+
+    Attributes
+    ----------
+    stopped_ : bool
+        Whether the training is to end.
+    """
+
+    stopped_ = False
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Note whether the training is to end; `EpochEnd` ends it."""
+        try:
+            super().on_epoch_end(net, **kwargs)
+        except KeyboardInterrupt:
+            self.stopped_ = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__.copy()
+        return self.__dict__.copy()  # skorch's leaves out the best weights
 
 
 class Divergence(Callback):
@@ -136,31 +151,45 @@ class Progress(Callback):
         return {k: v for k, v in vars(self).items() if k != "bar_"}
 
 
-class Checkpointing(Callback):
-    """Writes the whole net and the random state now and then, in one step each time.
+class EpochEnd(Callback):
+    """The last callback of an epoch: writes a checkpoint now and then, and stops early.
+
+    A checkpoint holds the whole net and the random state, at the end of an epoch after all other
+    callbacks, so that what follows does not depend on where it was written.
 
     Parameters
     ----------
-    path : Path
-        The file.
+    path : Path, optional
+        The file; by default no checkpoints are written.
     fingerprint : str
         Of the estimator and the data, that a resumed fit must agree in.
     """
 
-    def __init__(self, path: Path, fingerprint: str) -> None:
+    def __init__(self, path: Path | None = None, fingerprint: str = "") -> None:
         self.path, self.fingerprint = path, fingerprint
         self._written = time.monotonic()
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
-        """Write if the last checkpoint is old."""
-        if time.monotonic() - self._written >= CHECKPOINT_SECONDS:
-            self.write(net)
+        """Write if the last checkpoint is old or the training ends; stop if that is asked for."""
+        stopped = is_stopped(net)
+        due = time.monotonic() - self._written >= CHECKPOINT_SECONDS
+        if self.path is not None and (due or stopped or len(net.history) >= net.max_epochs):
+            kept = {k: v for k, v in vars(net).items() if k != "preconditioner"}
+            state = {
+                "fingerprint": self.fingerprint,
+                "kind": type(net),
+                "net": kept,
+                "rng": torch.get_rng_state(),
+            }
+            write_atomically(self.path, pickle.dumps(state))
+            self._written = time.monotonic()
+        if stopped:
+            raise KeyboardInterrupt  # which skorch takes for the wish to stop
 
-    def write(self, net: Any) -> None:
-        """Write a checkpoint."""
-        state = {"fingerprint": self.fingerprint, "net": net, "rng": torch.get_rng_state()}
-        write_atomically(self.path, pickle.dumps(state))
-        self._written = time.monotonic()
+
+def is_stopped(net: Any) -> bool:
+    """Whether early stopping has ended a net's training."""
+    return any(getattr(callback, "stopped_", False) for _, callback in net.callbacks_)
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -197,4 +226,6 @@ def read_checkpoint(path: Path, fingerprint: str) -> Any:
             "delete it to start anew, or pass another path."
         )
     torch.set_rng_state(state["rng"])
-    return state["net"]
+    net = state["kind"].__new__(state["kind"])
+    vars(net).update(state["net"])  # not by skorch's unpickling, which parts optimizer and schedule
+    return net

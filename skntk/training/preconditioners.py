@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skntk.core import require
+from skntk.core import KernelOverflowError, TrainingDivergedError, require
 from skntk.finite import Linearized
 from skntk.finite.capture import Capture, sweep
 from skntk.finite.curvature import KroneckerFactors, kronecker_factors, output_hessian
@@ -65,7 +65,7 @@ class Preconditioner:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_plan": None}
 
-    def replace(self, X: Tensor, residual: Tensor) -> None:
+    def apply(self, X: Tensor, residual: Tensor) -> None:
         """Put a direction in place of the gradients.
 
         Parameters
@@ -74,7 +74,26 @@ class Preconditioner:
             Rows of the batch.
         residual : Tensor of shape (n, k)
             Derivative of the loss's sum over rows with respect to the outputs.
+
+        Raises
+        ------
+        TrainingDivergedError
+            If the algebra meets numbers that are not finite.
         """
+        try:
+            if torch.isfinite(residual).all():
+                return self._replace(X, residual)
+        except (KernelOverflowError, torch.linalg.LinAlgError, ValueError) as error:
+            if all(torch.isfinite(p).all() for p in self._trained.values()) and isinstance(
+                error, ValueError
+            ):
+                raise
+        raise TrainingDivergedError(
+            "the training has diverged: the network, or its curvature, is not finite. Pass a "
+            "smaller learning_rate, more damping, or scale the inputs."
+        )
+
+    def _replace(self, X: Tensor, residual: Tensor) -> None:
         raise NotImplementedError
 
     def _captured(self, X: Tensor) -> Capture:
@@ -111,7 +130,7 @@ class NaturalGradient(Preconditioner):
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_kernel": None}
 
-    def replace(self, X: Tensor, residual: Tensor) -> None:
+    def _replace(self, X: Tensor, residual: Tensor) -> None:
         n, k = residual.shape
         require(
             3 * 8 * (n * k) ** 2,
@@ -164,7 +183,7 @@ class KFAC(Preconditioner):
     (section 6.4), without which the layers overshoot together.
     """
 
-    def replace(self, X: Tensor, residual: Tensor) -> None:
+    def _replace(self, X: Tensor, residual: Tensor) -> None:
         found, outputs = self._captured(X), self._outputs(X)
         H = output_hessian(outputs, self.likelihood)
         directions: dict[str, Tensor] = {}

@@ -54,7 +54,8 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
     learning_rate : float or "auto", default="auto"
         "auto" is 1e-2 for Adam on the default network (1e-3 in the standard parametrization or on
         a module), 0.5 for the natural gradient and K-FAC (1 linearized), and the inverse of the
-        largest curvature of the loss at initialization, from the empirical NTK, for "gd" and "sgd".
+        largest curvature of the loss at initialization, from the empirical NTK, for "gd" and "sgd"
+        (of a batch's loss, for "sgd").
     momentum : float, default=0.0
         Of all optimizers but Adam, in [0, 1).
     damping : float or "auto", default="auto"
@@ -211,16 +212,13 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
             targets, or is frozen; if a checkpoint is that of another fit.
         """
         X, y = self._rows(X, y)
-        self._targets = Targets.of(np.asarray(y, dtype=np.float64), torch.ones(len(X)).double())
+        self._targets = Targets.of(np.array(y, dtype=np.float64), torch.ones(len(X)).double())
         Z = self._targets.Z.to(resolve_dtype(self.dtype))
         self._n_outputs = Z.shape[1]
         seed = self._seed()
         module = self._network(X, self._n_outputs, seed, f"y with {self._n_outputs} targets")
         self._train(RegressorNet, module, HalfSquaredError, X, Z, seed)
         return self
-
-    def _largest_curvature(self, n_outputs: int) -> float:
-        return 1.0 / n_outputs
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the targets.
@@ -235,7 +233,8 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         ndarray of shape (m,) or (m, k)
             Like the y of `fit`.
         """
-        return self._targets.back(self._forward(X).double())
+        outputs = self._forward(X).double()
+        return self._targets.back(outputs)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
