@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from skntk.core import empty
-from skntk.finite.capture import Capture
 from skntk.finite.contraction import Flat, Form, LookupPair, Pair, Scaled
 from skntk.finite.layers import AffineLayer, Layer, LookupLayer
 from skntk.finite.network import NetworkInputs
@@ -21,6 +20,8 @@ from skntk.finite.uses import Affine
 
 #: How much longer a multiplication takes in the many small products of pairs of positions.
 _SMALL_PRODUCTS = 3
+#: Outputs on which it is tried whether output Jacobians are multiples of each other.
+_TRIED = 3
 #: Rounding errors within which output Jacobians are multiples of each other.
 _ROUNDINGS = 64
 
@@ -48,27 +49,44 @@ class Layout:
     row_bytes: int
 
     @classmethod
-    def of(cls, found: Capture, groups: int, outputs: str, *, scaled: bool) -> Layout:
-        """Choose by a capture of a few rows, whose first layers are those of the groups."""
-        kinds, numbers = [], 0
-        k = found.outputs.shape[1]
-        for i, layer in enumerate(found.layers):
-            kind = "flat"
-            if i < groups:
-                kind = _cheapest(layer, outputs)
-                several = scaled and kind == "flat" and k > 1
-                if several and isinstance(layer, AffineLayer) and _common(layer):
-                    kind = "scaled"
-                kinds.append(kind)
-            numbers += _numbers(layer, kind)
-        return cls(tuple(kinds), outputs, numbers * found.outputs.element_size())
+    def of(cls, run: Run, module: nn.Module, outputs: str, *, scaled: bool) -> Layout:
+        """Choose by a run on a few rows.
+
+        Parameters
+        ----------
+        run : Run
+            The run.
+        module : torch.nn.Module
+            What has been run.
+        outputs : {"full", "diagonal", "trace"}
+            Which pairs of outputs are wanted.
+        scaled : bool
+            Whether to look for output Jacobians that are multiples of each other.
+        """
+        k = run.outputs.shape[1]
+        live = dict(module.named_parameters())
+        tried = list(run.derivatives(_TRIED if scaled else 1))
+        kinds, numbers = [], k * sum(live[name].numel() for name in run.rest)
+        for group in run.groups:
+            B = [torch.stack([found[i] for found in tried]) for i in group.at]
+            layer = group.layer(B)
+            kind = _cheapest(layer, k, outputs)
+            several = scaled and kind == "flat" and k > 1
+            if several and isinstance(layer, AffineLayer) and _common(layer):
+                kind = "scaled"
+            kinds.append(kind)
+            if kind == "flat":
+                numbers += k * sum(live[name].numel() for name in group.names)
+            else:
+                numbers += _numbers(layer, k, kind)
+        return cls(tuple(kinds), outputs, numbers * run.outputs.element_size())
 
 
-def _cheapest(layer: Layer, outputs: str) -> str:
+def _cheapest(layer: Layer, k: int, outputs: str) -> str:
     """Whether pairs of positions or written-out Jacobians take fewer operations a pair of rows."""
     if not isinstance(layer, AffineLayer | LookupLayer):
         return "flat"
-    k, _, S, m = layer.B.shape
+    _, _, S, m = layer.B.shape
     if isinstance(layer, LookupLayer):
         products, columns = 0, layer.shapes[layer.weight][0]
     else:
@@ -81,12 +99,10 @@ def _cheapest(layer: Layer, outputs: str) -> str:
     return "pair" if pairs * (_SMALL_PRODUCTS if S > 1 else 1) < entries * m * columns else "flat"
 
 
-def _numbers(layer: Layer, kind: str) -> int:
-    """Numbers kept of a row."""
-    if kind == "flat":
-        return sum(math.prod(J.shape[2:]) * len(J) for J in layer.jacobians().values())
+def _numbers(layer: Layer, k: int, kind: str) -> int:
+    """Numbers kept of a row in pairs of positions, or in a common Jacobian."""
     assert isinstance(layer, AffineLayer | LookupLayer)
-    k, _, S, m = layer.B.shape
+    _, _, S, m = layer.B.shape
     columns = 1 if isinstance(layer, LookupLayer) else layer.columns().shape[2]
     return m * columns if kind == "scaled" else S * (columns + k * m)
 

@@ -146,11 +146,17 @@ class Run:
         groups = _grouped(uses, set(plan.names) - set(plan.rest))
         return cls(outputs, uses, edges, groups, plan.rest)
 
-    def derivatives(self) -> Iterator[list[Tensor]]:
-        """Sweep backward once for each output: its derivative by the output of each use."""
+    def derivatives(self, most: int | None = None) -> Iterator[list[Tensor]]:
+        """Sweep backward once for each output: its derivative by the output of each use.
+
+        Parameters
+        ----------
+        most : int, optional
+            Only for so many outputs.
+        """
         if not self.uses:
             return
-        k = self.outputs.shape[1]
+        k = min(self.outputs.shape[1], most or self.outputs.shape[1])
         for p in range(k):
             each = torch.zeros_like(self.outputs)
             each[:, p] = 1.0

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from skntk.core import available_bytes
 from skntk.finite.assembly import Layout, LayoutError, assembled
-from skntk.finite.capture import sweep
 from skntk.finite.contraction import Form
 from skntk.finite.network import NetworkInputs
 from skntk.finite.plan import Plan
@@ -131,10 +130,9 @@ class EmpiricalTiles:
         self.n_outputs = k = 1 if outputs == "trace" else plan.n_outputs
         if len(probe) == 1:
             probe = probe[torch.tensor([0, 0])]
-        found = sweep(module, probe, plan)
         run = Run.of(module, probe, plan)
-        self.layout = Layout.of(found, len(run.groups), outputs, scaled=scaled)
-        self.dtype, self.device = found.outputs.dtype, found.outputs.device
+        self.layout = Layout.of(run, module, outputs, scaled=scaled)
+        self.dtype, self.device = run.outputs.dtype, run.outputs.device
         numbers = sum(use.shape.numel() for use in run.uses) // len(probe)
         swept = (4 + plan.n_outputs) * self.dtype.itemsize * max(numbers, 1)
         self._sweep_rows = max(2, SWEEP_BYTES // swept)

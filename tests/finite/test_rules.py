@@ -593,7 +593,7 @@ def test_rule(name, n, capsys):
 def test_without_written_out_jacobians(name, monkeypatch):
     """Products of inputs and of output Jacobians, also where Jacobians would be cheaper."""
 
-    def cheapest(layer, outputs):
+    def cheapest(layer, k, outputs):
         return "pair" if type(layer).__name__ in (A, L) else "flat"
 
     monkeypatch.setattr(assembly, "_cheapest", cheapest)
