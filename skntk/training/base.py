@@ -55,7 +55,7 @@ class NetworkEstimator(ModuleParams):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "depth": [Interval(Integral, 0, None, closed="left")],
-        "width": [Interval(Real, 1, None, closed="left"), None],
+        "width": [Interval(Real, 1, None, closed="both"), None],
         "activation": [str, nn.Module],
         "weight_std": [Interval(Real, 0, None, closed="neither")],
         "bias_std": [Interval(Real, 0, None, closed="left")],
@@ -222,6 +222,11 @@ class NetworkEstimator(ModuleParams):
         net, end = None, EpochEnd()
         with _seeded(seed + 1):
             if self.checkpoint is not None:
+                if self.random_state is None:
+                    raise ValueError(
+                        "checkpoint needs random_state to be an integer: with None each fit draws "
+                        "other weights, and none could go on with another's checkpoint."
+                    )
                 path, mark = Path(self.checkpoint), self._fingerprint(X, y, seed)
                 net, end = read_checkpoint(path, mark), EpochEnd(path, mark)
             resumed = net is not None

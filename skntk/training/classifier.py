@@ -77,10 +77,10 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     callbacks : list of skorch callbacks, optional
         Copies of them are used, as in `skorch.NeuralNet`.
     checkpoint : str or Path, optional
-        File to which the state of the training is written every ten seconds and at its end. A
-        `fit` that finds its own file there goes on with it, and ends as if it had not been
-        interrupted; with more `max_epochs` it trains the rest. The file is a pickle: do not open
-        those of others.
+        File to which the state of the training, its callbacks included, is written every ten
+        seconds and at its end; needs an integer `random_state`. A `fit` that finds its own file
+        there goes on with it, and ends as if it had not been interrupted; with more `max_epochs` it
+        trains the rest. The file is a pickle: do not open those of others.
     input_shape : tuple of int, optional
         Shape of one input, such as (C, H, W), for rows that come flat; X of several axes is known
         by itself.

@@ -77,7 +77,13 @@ class _Preconditioned:
                 targets = nn.functional.one_hot(y, outputs.shape[1]).to(outputs)
                 categorical = self.preconditioner.likelihood == "categorical"
                 residual = (outputs.softmax(1) if categorical else outputs) - targets
-            self.preconditioner.apply(X.to(outputs.device), residual)
+            try:
+                self.preconditioner.apply(X.to(outputs.device), residual)
+            except TrainingDivergedError as error:
+                epoch, rate = len(self.history), self.lr  # type: ignore[attr-defined]
+                raise TrainingDivergedError(
+                    f"in epoch {epoch}, with learning_rate={rate:.3g}: {error}"
+                ) from error
         return step
 
 

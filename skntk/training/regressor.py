@@ -22,8 +22,9 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
     r"""Regression with a finite network, trained by skorch on half the mean squared error.
 
     With ``regime="linearized"`` it is the lazy network: linear in its parameters around their
-    initialization. Trained to convergence by gradient descent or natural gradient, that is
-    `NTKRegressor` with the same network and ``alpha=0``.
+    initialization. Trained to convergence by gradient descent or natural gradient, that is, with
+    one target, `NTKRegressor` with the same network and ``alpha=0``; with several it has the kernel
+    of all pairs of outputs, and `NTKRegressor` the mean over outputs.
 
     Targets are centred and scaled inside; inputs are not, so put a scaler in front.
 
@@ -78,10 +79,10 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
     callbacks : list of skorch callbacks, optional
         Copies of them are used, as in `skorch.NeuralNet`.
     checkpoint : str or Path, optional
-        File to which the state of the training is written every ten seconds and at its end. A
-        `fit` that finds its own file there goes on with it, and ends as if it had not been
-        interrupted; with more `max_epochs` it trains the rest. The file is a pickle: do not open
-        those of others.
+        File to which the state of the training, its callbacks included, is written every ten
+        seconds and at its end; needs an integer `random_state`. A `fit` that finds its own file
+        there goes on with it, and ends as if it had not been interrupted; with more `max_epochs` it
+        trains the rest. The file is a pickle: do not open those of others.
     input_shape : tuple of int, optional
         Shape of one input, such as (C, H, W), for rows that come flat; X of several axes is known
         by itself.
