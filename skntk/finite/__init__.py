@@ -1,7 +1,7 @@
 """Finite networks: their Jacobians, kernels and linearizations."""
 
 from skntk.finite.capture import Capture, capture
-from skntk.finite.curvature import kronecker_factors
+from skntk.finite.curvature import KroneckerFactors, kronecker_factors, output_hessian
 from skntk.finite.kernel import EmpiricalKernel, empirical_ntk
 from skntk.finite.layers import AffineLayer, LookupLayer, PlainLayer
 from skntk.finite.linearize import Centered, Linearized, linearize
@@ -13,6 +13,7 @@ __all__ = [
     "Centered",
     "EmpiricalKernel",
     "JacobianOperator",
+    "KroneckerFactors",
     "Linearized",
     "LookupLayer",
     "PlainLayer",
@@ -20,4 +21,5 @@ __all__ = [
     "empirical_ntk",
     "kronecker_factors",
     "linearize",
+    "output_hessian",
 ]

@@ -10,6 +10,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skntk.core import resolve_dtype
 from skntk.finite.curvature import check_likelihood
@@ -107,7 +108,9 @@ class JacobianOperator(LinearOperator):
 
     def vjp(self, u: Tensor) -> Tensor:
         r"""Product :math:`J^T u`: (n, k) to (P,)."""
-        u = u.reshape(len(self.inputs), self.n_outputs)
+        wanted = (len(self.inputs), self.n_outputs)
+        if u.shape != wanted:
+            raise ValueError(f"u has shape {tuple(u.shape)}; pass {wanted}: one row per input.")
         total = u.new_zeros(self.shape[1])
         for rows in self._batches():
             with torch.enable_grad():
@@ -145,7 +148,8 @@ class JacobianOperator(LinearOperator):
 
     def ntk(self) -> LinearOperator:
         """Return the empirical NTK :math:`J J^T` as an operator (n k, n k)."""
-        return self._symmetric(self.shape[0], self.ntk_product)
+        shape = -1, self.n_outputs
+        return self._symmetric(self.shape[0], lambda u: self.ntk_product(u.view(shape)))
 
     def ggn(self, likelihood: str = "gaussian") -> LinearOperator:
         r"""Return :math:`J^T \Lambda J` as an operator (P, P); see `ggn_product`."""
@@ -162,7 +166,7 @@ class JacobianOperator(LinearOperator):
         return self.jvp(self._tensor(x)).reshape(-1).cpu().numpy()
 
     def _rmatvec(self, x: np.ndarray) -> np.ndarray:
-        return self.vjp(self._tensor(x)).cpu().numpy()
+        return self.vjp(self._tensor(x).view(-1, self.n_outputs)).cpu().numpy()
 
     def _tensor(self, v: np.ndarray) -> Tensor:
         like = next(iter(self._parameters.values()))
@@ -213,9 +217,11 @@ def directional(
     value: Any
     derivative: Any
     try:
-        value, derivative = jvp(function, (dict(at),), (tangents,))  # type: ignore[misc]
+        # the fused attention kernels have no derivative of their derivative
+        with sdpa_kernel(SDPBackend.MATH):
+            value, derivative = jvp(function, (dict(at),), (tangents,))  # type: ignore[misc]
     except RuntimeError:  # no forward mode, or a custom function that knows no transforms
-        with torch.enable_grad():
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             leaves = {name: t.detach().requires_grad_() for name, t in at.items()}
             value = function(leaves)
             u = torch.zeros_like(value, requires_grad=True)

@@ -24,8 +24,9 @@ EMBEDDINGS = ("none", "featurewise")
 def infinite_width(module: nn.Module, *, embedding: str = "none") -> InfiniteKernel:
     r"""Return the kernels of a network in the limit of infinite width.
 
-    Every hidden layer's width goes to infinity; the module's own widths and current weights do not
-    matter, only its layers, their scales and how they are connected.
+    Every hidden layer's width goes to infinity; the module's current weights do not matter, only
+    its layers, their scales and how they are connected. Nor do its own widths, but for layers in
+    the standard parametrization, where they are the base width that the kernel is relative to.
 
     Parameters
     ----------

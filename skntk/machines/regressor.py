@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from numbers import Real
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skntk.core import resolve_dtype
+from skntk.core import SkntkWarning, resolve_dtype
 from skntk.machines.base import EVIDENCE_ROWS, TUNING_ROWS, KernelChoice, NTKMachine
 from skntk.machines.categories import Categories
 from skntk.machines.copies import scatter_of_copies, share_of_noise
@@ -22,6 +23,9 @@ from skntk.machines.solution import Solution
 from skntk.machines.targets import Targets
 from skntk.machines.tuning import Tuned, mean_diagonal, tune_evidence, tune_loo
 from skntk.machines.validation import Interval, StrOptions, fit_context
+
+#: Outputs of a finite network, in standard deviations of the targets, that are warned about.
+_LARGE_START = 10.0
 
 
 class NTKRegressor(RegressorMixin, NTKMachine):
@@ -320,6 +324,15 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         X, Z, w = self._tensor(self.X_fit_), self._targets.Z, self._weights_fit
         n, k = Z.shape
         kernel, self.choice_ = tuned.kernel, tuned.kernel.choice
+        start = float(kernel.function(X).square().mean().sqrt())
+        if start > _LARGE_START:
+            warnings.warn(
+                f"the module's outputs are of size {start:.3g} on the training rows, but are read "
+                "in units of standardized targets (mean 0, standard deviation 1): train it on "
+                "such targets, or pass centered=True.",
+                SkntkWarning,
+                stacklevel=4,
+            )
         self.alpha_ = tuned.alpha * mean_diagonal(kernel.diag(X), w)
         share = self._share_of_noise(X, Z, w, tuned.scale)
         if share < 1:

@@ -31,6 +31,7 @@ from skntk.machines.networks import (
     finite_width,
 )
 from skntk.machines.validation import Interval, StrOptions
+from skntk.nn.parametrization import Affine
 from skntk.training.net import (
     BestStopping,
     Divergence,
@@ -151,7 +152,9 @@ class NetworkEstimator(ModuleParams):
         if self.optimizer in PRECONDITIONERS:
             return 1.0 if self.regime == "linearized" else 0.5
         if self.optimizer == "adam":
-            return 1e-3 if self.parametrization == "standard" or self.module is not None else 1e-2
+            tangent = tangent_module(module)
+            kinds = [m.parametrization for m in tangent.modules() if isinstance(m, Affine)]
+            return 3e-3 if kinds and all(kind == "ntk" for kind in kinds) else 1e-3
         m = max(2, _RATE_ROWS // n_outputs)
         kernel = EmpiricalKernel(tangent_module(module).eval())
         K = kernel.gram(X[:m].to(resolve_device(self.device))).double()

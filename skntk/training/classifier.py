@@ -50,10 +50,10 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         Gradient descent on all rows or on batches, Adam, exact natural gradient in function space,
         or K-FAC.
     learning_rate : float or "auto", default="auto"
-        "auto" is 1e-2 for Adam on the default network (1e-3 in the standard parametrization or on
-        a module), 0.5 for the natural gradient and K-FAC (1 linearized), and the inverse of the
-        largest curvature of the loss at initialization, from the empirical NTK, for "gd" and "sgd"
-        (of a batch's loss, for "sgd").
+        "auto" is 3e-3 for Adam on a network whose `skntk.nn` layers are all in the NTK
+        parametrization and 1e-3 on any other, 0.5 for the natural gradient and K-FAC (1 linearized),
+        and for "gd" and "sgd" the inverse of the largest curvature at initialization, from the
+        empirical NTK, of the loss of all rows or of a batch.
     momentum : float, default=0.0
         Of all optimizers but Adam, in [0, 1).
     damping : float or "auto", default="auto"
