@@ -49,7 +49,7 @@ class Layout:
     row_bytes: int
 
     @classmethod
-    def of(cls, run: Run, module: nn.Module, outputs: str, *, scaled: bool) -> Layout:
+    def of(cls, run: Run, module: nn.Module, outputs: str, *, structured: bool) -> Layout:
         """Choose by a run on a few rows.
 
         Parameters
@@ -60,18 +60,18 @@ class Layout:
             What has been run.
         outputs : {"full", "diagonal", "trace"}
             Which pairs of outputs are wanted.
-        scaled : bool
-            Whether to look for output Jacobians that are multiples of each other.
+        structured : bool
+            Whether to look for anything but written-out Jacobians.
         """
         k = run.outputs.shape[1]
         live = dict(module.named_parameters())
-        tried = list(run.derivatives(_TRIED if scaled else 1))
+        tried = list(run.derivatives(_TRIED))
         kinds, numbers = [], k * sum(live[name].numel() for name in run.rest)
         for group in run.groups:
             B = [torch.stack([found[i] for found in tried]) for i in group.at]
             layer = group.layer(B)
-            kind = _cheapest(layer, k, outputs)
-            several = scaled and kind == "flat" and k > 1
+            kind = _cheapest(layer, k, outputs) if structured else "flat"
+            several = structured and kind == "flat" and k > 1
             if several and isinstance(layer, AffineLayer) and _common(layer):
                 kind = "scaled"
             kinds.append(kind)
@@ -166,6 +166,8 @@ class _PairBuilder(_Builder):
         inputs = group.columns(scale) if affine else group.inputs()
         if self._inputs is None:
             self._inputs = inputs.new_empty(self._n, *inputs.shape[1:])
+        if inputs.shape[1:] != self._inputs.shape[1:]:
+            raise LayoutError  # other positions than for the first rows
         self._inputs[rows] = inputs
 
     def take(self, p: int, B: list[Tensor]) -> None:
@@ -281,7 +283,7 @@ def assembled(
     OtherPathError
         If the module runs other operations on these rows than on those of the plan.
     LayoutError
-        If a layer's outputs are not multiples of each other on these rows.
+        If a layer's structure is not that of the layout on these rows.
     """
     n, k, outputs = len(inputs), plan.n_outputs, layout.outputs
     if n == 1:  # some modules drop an axis of length one

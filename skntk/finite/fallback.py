@@ -67,9 +67,40 @@ def row_jacobians(
             found, values = mapped(parameters, inputs.values)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError):
         values = None
-    if values is None or values.shape != outputs.shape or not _close(values, outputs):
+    right = (
+        values is not None
+        and values.shape == outputs.shape
+        and _close(values, outputs)
+        and _agree(module, inputs, {name: live[name] for name in names}, found)
+    )
+    if not right:
         return _row_by_row(module, inputs, {name: live[name] for name in names}, outputs)
     return {name: J.detach().transpose(0, 1) for name, J in found.items()}
+
+
+def _agree(
+    module: nn.Module,
+    inputs: NetworkInputs,
+    parameters: dict[str, Tensor],
+    found: dict[str, Tensor],
+) -> bool:
+    """Whether Jacobians (n, k, *shape) give the gradients that a backward pass of the batch does.
+
+    Some operations have a wrong batching rule: PReLU's, where rows are as many as outputs.
+    """
+    with torch.enable_grad():
+        outputs = evaluate(module, inputs)
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(outputs.shape, generator=generator).to(outputs)
+    gradients = torch.autograd.grad(
+        outputs, list(parameters.values()), u, allow_unused=True, materialize_grads=True
+    )
+    for gradient, J in zip(gradients, found.values(), strict=True):
+        size = float(J.detach().abs().amax()) * u.numel() ** 0.5
+        error = float((gradient - torch.einsum("nk,nk...->...", u, J.detach())).abs().amax())
+        if error > 1e4 * torch.finfo(u.dtype).eps * size:
+            return False
+    return True
 
 
 def _close(values: Tensor, outputs: Tensor) -> bool:

@@ -172,8 +172,8 @@ class EmpiricalKernel:
         plan = self._plan(one, verbose)
         n_rows = len(one) + (0 if two is None else len(two))
 
-        def compute(plan: Plan, scaled: bool) -> Tensor:
-            made = self._tiles(plan, one, n_rows, scaled)
+        def compute(plan: Plan, structured: bool) -> Tensor:
+            made = self._tiles(plan, one, n_rows, structured)
             rows = None if two is None else CapturedRows(made, two)
             return gram(made, CapturedRows(made, one), rows, n_jobs=n_jobs)
 
@@ -185,8 +185,8 @@ class EmpiricalKernel:
         """Return the kernel of each row with itself: (n, k, k), (n, k) or (n,)."""
         inputs = NetworkInputs.of(X, self.module)
 
-        def compute(plan: Plan, scaled: bool) -> Tensor:
-            made = self._tiles(plan, inputs, len(inputs), scaled)
+        def compute(plan: Plan, structured: bool) -> Tensor:
+            made = self._tiles(plan, inputs, len(inputs), structured)
             return diagonal(made, CapturedRows(made, inputs))
 
         return like_input(self._retried(compute, self._plan(inputs)), _first_array(X))
@@ -214,11 +214,11 @@ class EmpiricalKernel:
         return self._plans[shapes]
 
     def _tiles(
-        self, plan: Plan, inputs: NetworkInputs, n_rows: int, scaled: bool
+        self, plan: Plan, inputs: NetworkInputs, n_rows: int, structured: bool
     ) -> EmpiricalTiles:
         budget = self.memory_budget
         return EmpiricalTiles(
-            self.module, plan, self.outputs, inputs[:2], n_rows, budget, scaled=scaled
+            self.module, plan, self.outputs, inputs[:2], n_rows, budget, structured=structured
         )
 
     @staticmethod

@@ -76,16 +76,16 @@ class BatchKernel:
     def __call__(self, inputs: NetworkInputs) -> Tensor:
         """Kernel of a batch with itself."""
         try:
-            return self._gram(inputs, scaled=True)
+            return self._gram(inputs, structured=True)
         except LayoutError:
             self._tiles = None
-            return self._gram(inputs, scaled=False)
+            return self._gram(inputs, structured=False)
 
-    def _gram(self, inputs: NetworkInputs, scaled: bool) -> Tensor:
+    def _gram(self, inputs: NetworkInputs, structured: bool) -> Tensor:
         if self._tiles is None:
             probe, n = inputs[:2], len(inputs)
             self._tiles = EmpiricalTiles(
-                self.module, self.plan, "full", probe, n, None, scaled=scaled
+                self.module, self.plan, "full", probe, n, None, structured=structured
             )
         self._tiles.forget()
         return gram(self._tiles, CapturedRows(self._tiles, inputs))
@@ -108,8 +108,8 @@ class EmpiricalTiles:
         Rows of all blocks, from which it follows whether all captures can be kept.
     budget : int, optional
         Bytes of captures that may be kept.
-    scaled : bool, default=True
-        Whether to look for layers whose output Jacobians are multiples of each other.
+    structured : bool, default=True
+        Whether to keep anything but written-out Jacobians.
     """
 
     compiled = False
@@ -123,7 +123,7 @@ class EmpiricalTiles:
         n_rows: int,
         budget: int | None,
         *,
-        scaled: bool = True,
+        structured: bool = True,
     ) -> None:
         self.module, self.plan, self.outputs = module, plan, outputs
         self.axes = AXES[outputs]
@@ -131,7 +131,7 @@ class EmpiricalTiles:
         if len(probe) == 1:
             probe = probe[torch.tensor([0, 0])]
         run = Run.of(module, probe, plan)
-        self.layout = Layout.of(run, module, outputs, scaled=scaled)
+        self.layout = Layout.of(run, module, outputs, structured=structured)
         self.dtype, self.device = run.outputs.dtype, run.outputs.device
         numbers = sum(use.shape.numel() for use in run.uses) // len(probe)
         swept = (4 + plan.n_outputs) * self.dtype.itemsize * max(numbers, 1)

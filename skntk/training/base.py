@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ from skntk.training.net import (
     Progress,
     Rows,
     as_batch,
+    check_writable,
     is_stopped,
     read_checkpoint,
 )
@@ -143,7 +145,10 @@ class NetworkEstimator(ModuleParams):
             return linearize(module, centered=self.centered)
         if self.optimizer in PRECONDITIONERS:
             check_batch_norm(module)
-        return Centered(module) if self.centered else module
+        if self.centered:
+            check_batch_norm(copy.deepcopy(module).train())  # as it will be, unlike its start
+            return Centered(module)
+        return module
 
     def _rate(self, module: nn.Module, X: Tensor, n_outputs: int, batch_size: int) -> float:
         """Learning rate: as given, or what suits the optimizer."""
@@ -212,8 +217,10 @@ class NetworkEstimator(ModuleParams):
         """Train `net_`, or go on with a checkpoint."""
         n_outputs = self._n_outputs
         rows, held = self._split(len(X), labels, seed)
-        steps = self._steps(module, X[rows], n_outputs)
-        self._damping = self._absolute_damping(module, X[rows])
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+        mixed = X[rows[order]]  # of which the first stand for all
+        steps = self._steps(module, mixed, n_outputs)
+        self._damping = self._absolute_damping(module, mixed)
         callbacks = [clone(c, safe=False) for c in self.callbacks or []]
         callbacks.append(("divergence", Divergence()))
         if self.early_stopping:
@@ -230,7 +237,8 @@ class NetworkEstimator(ModuleParams):
                         "checkpoint needs random_state to be an integer: with None each fit draws "
                         "other weights, and none could go on with another's checkpoint."
                     )
-                path, mark = Path(self.checkpoint), self._fingerprint(X, y, seed)
+                path, mark = Path(self.checkpoint).absolute(), self._fingerprint(X, y, seed)
+                check_writable(path)
                 net, end = read_checkpoint(path, mark), EpochEnd(path, mark)
             resumed = net is not None
             if net is None:
@@ -254,6 +262,8 @@ class NetworkEstimator(ModuleParams):
                 made = PRECONDITIONERS[self.optimizer]
                 net.preconditioner = made(net.module_, self._likelihood, self._damping)
             if resumed:
+                last = dict(net.callbacks_)["epoch_end"]
+                last.__dict__.update(vars(end))  # the path may have changed, and the clock
                 self._resume(net, X[rows], y[rows])
             else:
                 net.partial_fit(X[rows], y[rows])
@@ -269,6 +279,11 @@ class NetworkEstimator(ModuleParams):
     def _resume(self, net: Any, X: Tensor, y: Tensor) -> None:
         """Train the epochs that are missing; callbacks keep what they knew."""
         missing = int(self.max_epochs) - len(net.history)
+        if missing < 0:
+            raise ValueError(
+                f"checkpoint={str(self.checkpoint)!r} has been trained for {len(net.history)} "
+                f"epochs already, more than max_epochs={self.max_epochs}; pass another path."
+            )
         if missing > 0 and not is_stopped(net):
             with suppress(KeyboardInterrupt):
                 net.fit_loop(X, y, epochs=missing)

@@ -65,6 +65,10 @@ class _Preconditioned:
         state: Any = super().__getstate__()
         return {k: v for k, v in state.items() if k != "preconditioner"}  # holds the module again
 
+    def _set_training(self, training: bool = True) -> None:
+        # Jacobians are those of eval mode, and so must the residuals be
+        super()._set_training(training and self.preconditioner is None)  # type: ignore[misc]
+
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Any]:
         """As skorch's, with the preconditioner's direction in place of the gradient."""
         step = super().train_step_single(batch, **fit_params)  # type: ignore[misc]
@@ -198,9 +202,19 @@ def is_stopped(net: Any) -> bool:
     return any(getattr(callback, "stopped_", False) for _, callback in net.callbacks_)
 
 
+def check_writable(path: Path) -> None:
+    """Raise ValueError, before a training starts, if no checkpoint could be written there."""
+    if path.is_dir():
+        raise ValueError(f"checkpoint={str(path)!r} is a directory; pass the path of a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.NamedTemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise ValueError(f"checkpoint={str(path)!r} cannot be written: {error}") from error
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file in one step, so that no kill leaves half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         file.write(data)
         file.flush()

@@ -568,3 +568,37 @@ def test_input_changed_in_place(name):
         assert (array == kept.numpy()).all()
     assert not X.requires_grad
     assert torch.equal(X, kept)
+
+
+@pytest.mark.parametrize("n", [1, 3, 10, 20])
+@pytest.mark.parametrize("k", [2, 3, 10])
+def test_a_wrong_batching_rule_is_noticed(n, k):
+    """torch maps PReLU's derivative wrongly where there are as many rows as outputs."""
+    layers = parametrizations.weight_norm(nn.Linear(5, 16)), nn.PReLU(), nn.Linear(16, k)
+    right(drawn(nn.Sequential(*layers)), rows(5)(n))
+
+
+class Trimmed(nn.Module):
+    """Cuts a batch to its longest sequence."""
+
+    def __init__(self):
+        super().__init__()
+        self.l, self.o = nn.Linear(6, 7), nn.Linear(7, 2)
+
+    def forward(self, x):
+        valid = (x != 0).any(-1)
+        length = int(valid.any(0).nonzero().max()) + 1
+        x, valid = x[:, :length], valid[:, :length]
+        h = self.l(x).relu() * valid[..., None]
+        return self.o(h.sum(1) / valid.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("short", [1, 2])
+def test_as_many_positions_as_a_batch_needs(short, monkeypatch):
+    monkeypatch.setattr("skntk.finite.tiles.SWEEP_BYTES", 1)  # two rows a sweep
+    net, X = drawn(Trimmed()), rows(4, 6)(8)
+    X[4:, short:] = 0
+    J = jacobians(net, X)
+    for outputs in ("full", "diagonal", "trace"):
+        K = empirical_ntk(net, X, outputs=outputs)
+        assert difference(K, contracted(J, J, outputs)) <= TOLERANCE

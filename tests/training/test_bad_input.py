@@ -335,3 +335,36 @@ def test_a_failed_fit_leaves_no_random_state_behind(Estimator):
         Estimator(optimizer="gd", learning_rate=1e30, max_epochs=30).fit(X, Y)
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == 1
+
+
+def test_the_rate_does_not_depend_on_the_order_of_the_rows():
+    A = np.random.default_rng(0).standard_normal((3000, 4))
+    A *= np.linspace(0.05, 5, 3000)[:, None]  # sorted by size
+    b = A[:, 0]
+    rates = []
+    for order in (np.arange(3000), np.random.default_rng(1).permutation(3000)):
+        model = NetworkRegressor(width=16, optimizer="gd", max_epochs=3, random_state=0)
+        rates.append(model.fit(A[order], b[order]).net_.lr)
+    assert 0.7 < rates[0] / rates[1] < 1.4
+
+
+@pytest.mark.parametrize("optimizer", ["natural_gradient", "kfac"])
+def test_dropout_is_off_where_jacobians_are_needed(optimizer):
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((60, 3))
+    layers = nn.Linear(3, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 1)
+    model = NetworkRegressor(module=nn.Sequential(*layers), optimizer=optimizer, max_epochs=30)
+    assert model.fit(A, np.sin(A[:, 0])).score(A, np.sin(A[:, 0])) > 0.95
+
+
+@pytest.mark.parametrize("optimizer", ["natural_gradient", "kfac"])
+def test_batch_norm_in_eval_mode_stays_so(optimizer):
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)).eval()
+    model = NetworkRegressor(module=net, optimizer=optimizer, **BRIEF).fit(X, Y * 1.0)
+    assert int(model.module_[1].num_batches_tracked) == 0
+
+
+def test_centered_batch_norm():
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)).eval()
+    with pytest.raises(ValueError, match="BatchNorm1d at '1'"):
+        NetworkRegressor(module=net, centered=True, **BRIEF).fit(X, Y * 1.0)

@@ -297,3 +297,32 @@ def test_killed(method, when, tmp_path, monkeypatch):
     assert 3 <= len(state["net"]["history_"]) < EPOCHS
     resumed = made(method, checkpoint=path).fit(*rows())
     assert_same(resumed, made(method).fit(*rows()))
+
+
+def test_fewer_epochs_are_refused(tmp_path):
+    X, y = rows()
+    made("adam", 6, checkpoint=tmp_path / "state").fit(X, y)
+    with pytest.raises(ValueError, match="6 epochs already, more than max_epochs=3"):
+        made("adam", 3, checkpoint=tmp_path / "state").fit(X, y)
+
+
+def test_a_checkpoint_that_has_moved(always, tmp_path, monkeypatch):
+    X, y = rows()
+    made("adam", 3, checkpoint=tmp_path / "a").fit(X, y)
+    (tmp_path / "a").rename(tmp_path / "b")
+    before = (tmp_path / "b").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    resumed = made("adam", 6, checkpoint="b").fit(X, y)
+    assert_same(resumed, made("adam", 6).fit(X, y))
+    assert not (tmp_path / "a").exists()
+    assert (tmp_path / "b").read_bytes() != before
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    X, y = rows()
+    (tmp_path / "file").write_text("")
+    for path, message in ((tmp_path, "is a directory"), (tmp_path / "file" / "x", "cannot be")):
+        with pytest.raises(ValueError, match=message):
+            made("adam", checkpoint=path).fit(X, y)
+    with pytest.raises(ValueError, match="random_state to be an integer"):
+        made("adam", checkpoint=tmp_path / "new", random_state=None).fit(X, y)
