@@ -325,7 +325,7 @@ class NTKRegressor(RegressorMixin, NTKMachine):
         n, k = Z.shape
         kernel, self.choice_ = tuned.kernel, tuned.kernel.choice
         start = float(kernel.function(X).square().mean().sqrt())
-        if start > _LARGE_START:
+        if self.module is not None and start > _LARGE_START:
             warnings.warn(
                 f"the module's outputs are of size {start:.3g} on the training rows, but are read "
                 "in units of standardized targets (mean 0, standard deviation 1): train it on "

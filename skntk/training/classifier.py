@@ -122,7 +122,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     >>> from sklearn.preprocessing import StandardScaler
     >>> from skntk import NetworkClassifier
     >>> X, y = load_iris(return_X_y=True)
-    >>> net = NetworkClassifier(width=64, max_epochs=100, random_state=0)
+    >>> net = NetworkClassifier(random_state=0)
     >>> model = make_pipeline(StandardScaler(), net).fit(X[::2], y[::2])
     >>> model.score(X[1::2], y[1::2]) > 0.9
     True

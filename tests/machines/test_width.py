@@ -17,6 +17,7 @@ from torch import nn
 import skntk
 import skntk.nn as snn
 from skntk import NTKClassifier, NTKRegressor
+from skntk.core import SkntkWarning
 from skntk.solvers import squared_hinge
 
 MACHINES = pytest.mark.parametrize("Machine", [NTKRegressor, NTKClassifier])
@@ -593,3 +594,15 @@ def test_a_readout_is_needed_for_the_kernel_of_the_readout(data):
     NTKRegressor(width=None, module=Bare(), tuning=None).fit(X, y)
     with pytest.raises(ValueError, match=r"nngp.*readout layer.*Bare"):
         NTKRegressor(width=None, module=Bare(), tuning=None, kind="nngp").fit(X, y)
+
+
+def test_a_module_in_units_of_raw_targets_is_warned_about(data):
+    X = data[0]
+    net = nn.Linear(X.shape[1], 1)
+    with torch.no_grad():
+        net.bias.fill_(150.0)
+    y = 150.0 + X[:, 0]
+    with pytest.warns(SkntkWarning, match=r"of size 1\d\d .*standardized targets"):
+        NTKRegressor(module=net, width=None).fit(X, y)
+    model = NTKRegressor(module=net, width=None, centered=True).fit(X, y)
+    assert model.score(X, y) > 0.9
