@@ -16,9 +16,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from scipy.linalg import blas
-from threadpoolctl import threadpool_limits
 from torch import Tensor
+
+#: Rows of a block on the diagonal that is not halved further.
+_BLOCK = 256
 
 
 class Form(ABC):
@@ -182,10 +183,18 @@ class Flat(Form):
 
 
 def _square(J: Tensor) -> Tensor:
-    """Product (N, N) of a matrix (N, P) with its transpose; on the CPU in half the time."""
-    if J.device.type != "cpu":
-        return J @ J.T
-    product = blas.ssyrk if J.dtype == torch.float32 else blas.dsyrk
-    with threadpool_limits(torch.get_num_threads(), "blas"):
-        half = torch.from_numpy(product(1.0, J.numpy().T, trans=True).T)  # below the diagonal
-    return half.tril_().add_(half.tril(-1).T)
+    """Product (N, N) of a matrix (N, P) with its transpose, block by block below the diagonal."""
+    out = J.new_empty(len(J), len(J))
+
+    def fill(a: int, b: int) -> None:
+        if b - a <= _BLOCK:
+            torch.mm(J[a:b], J[a:b].T, out=out[a:b, a:b])
+            return
+        m = (a + b) // 2
+        fill(a, m)
+        fill(m, b)
+        torch.mm(J[m:b], J[a:m].T, out=out[m:b, a:m])
+        out[a:m, m:b] = out[m:b, a:m].T
+
+    fill(0, len(J))
+    return out
