@@ -22,6 +22,8 @@ from skntk.finite.uses import Affine
 _SMALL_PRODUCTS = 3
 #: Outputs on which it is tried whether output Jacobians are multiples of each other.
 _TRIED = 3
+#: Parameters up to which Jacobians are joined with others.
+_NARROW = 1024
 #: Rounding errors within which output Jacobians are multiples of each other.
 _ROUNDINGS = 64
 
@@ -146,8 +148,8 @@ class _Builder(ABC):
         """Take the derivatives of output p by the outputs of the group's uses."""
 
     @abstractmethod
-    def form(self) -> Form:
-        """Return the form of all rows."""
+    def forms(self) -> list[Form]:
+        """Return what has been collected of all rows."""
 
     def _outputs(self, B: list[Tensor]) -> Tensor:
         return self.group.outputs([b[None] for b in B])[0]  # (n, S, m)
@@ -185,13 +187,13 @@ class _PairBuilder(_Builder):
         else:
             self._B[p, self.rows] = found
 
-    def form(self) -> Form:
+    def forms(self) -> list[Form]:
         assert self._B is not None
         assert self._inputs is not None
         B = self._B.flatten(2)[None] if self._trace else self._B
         if isinstance(self.group.uses[0], Affine):
-            return Pair(self._inputs, B)
-        return LookupPair(self._inputs, B)
+            return [Pair(self._inputs, B)]
+        return [LookupPair(self._inputs, B)]
 
 
 class _ScaledBuilder(_Builder):
@@ -219,10 +221,10 @@ class _ScaledBuilder(_Builder):
         _factors(self._first, found.flatten(0, 1), self._r[p], self._known[p])
         self._known[p] |= self._first.abs().amax(0) > 0
 
-    def form(self) -> Form:
+    def forms(self) -> list[Form]:
         assert self._r is not None
         assert self._M is not None
-        return Scaled(self._r, self._M)
+        return [Scaled(self._r, self._M)]
 
 
 class _FlatBuilder(_Builder):
@@ -231,43 +233,57 @@ class _FlatBuilder(_Builder):
     def __init__(self, n: int, k: int, outputs: str) -> None:
         self._n, self._k, self._trace = n, k, outputs == "trace"
         self._scale = 1 / math.sqrt(k) if self._trace else 1.0
-        self._J: Tensor | None = None
+        self._J: dict[str, Tensor] = {}
+        self._B = torch.empty(0)
 
     def begin(self, group: Group, rows: slice) -> None:
         super().begin(group, rows)
         self._whole = group.joined and isinstance(group.uses[0], Affine)
-        self._B: Tensor | None = None
 
     def take(self, p: int, B: list[Tensor]) -> None:
         if not self._whole:
-            self.write(p, self.group.jacobian([b[None] for b in B])[0])
+            self.write(p, self.group.names[0], self.group.jacobian([b[None] for b in B])[0])
             return
         found = self._outputs(B)
         n, S, m = found.shape
-        if self._B is None:
-            self._B = found.new_empty(n, self._k, m, S)
-        self._B[:, p] = found.transpose(1, 2)
+        if p == 0:
+            self._at_hand = self._buffer(n, S, m, found)
+        self._at_hand[:, p] = found
         if p + 1 < self._k:
             return
-        a = self.group.columns(self._scale)
-        J = self._rows(m * a.shape[2], found)
-        torch.bmm(self._B.view(n, -1, S), a, out=J.view(n, self._k * m, -1))
-        self._B = None
+        B_all = self._at_hand.transpose(2, 3).flatten(1, 2)  # (n, k m, S)
+        first = self.group.uses[0]
+        assert isinstance(first, Affine)
+        if first.weight is not None:
+            a = self.group.inputs()
+            J = self._rows(first.weight.name, m * a.shape[2], found).view(n, self._k * m, -1)
+            J.baddbmm_(B_all, a, beta=0, alpha=self._scale * first.weight.scale)
+        if first.bias is not None:
+            J = self._rows(first.bias.name, m, found).view(n, self._k * m)
+            torch.sum(B_all, 2, out=J).mul_(self._scale * first.bias.scale)
 
-    def write(self, p: int, J: Tensor) -> None:
+    def write(self, p: int, name: str, J: Tensor) -> None:
         """Write the Jacobian (n, *shape) of output p."""
         J = J.reshape(len(J), -1)
-        self._rows(J.shape[1], J)[:, p] = self._scale * J
+        self._rows(name, J.shape[1], J)[:, p] = self._scale * J
 
-    def _rows(self, size: int, like: Tensor) -> Tensor:
+    def _buffer(self, n: int, S: int, m: int, like: Tensor) -> Tensor:
+        """Memory for derivatives (n, k, S, m), in the order in which they are found."""
+        numbers = n * self._k * S * m
+        if self._B.numel() < numbers:  # kept from sweep to sweep: fresh memory is slow
+            self._B = empty((numbers,), like.dtype, like.device)
+        if like.stride(2) == 1:
+            return self._B[:numbers].view(n, S, self._k, m).transpose(1, 2)
+        return self._B[:numbers].view(n, self._k, m, S).transpose(2, 3)
+
+    def _rows(self, name: str, size: int, like: Tensor) -> Tensor:
         """Return where the Jacobian (n, k, size) of the rows at hand is written."""
-        if self._J is None:
-            self._J = empty((self._n, self._k, size), like.dtype, like.device)
-        return self._J[self.rows]
+        if name not in self._J:
+            self._J[name] = empty((self._n, self._k, size), like.dtype, like.device)
+        return self._J[name][self.rows]
 
-    def form(self) -> Form:
-        assert self._J is not None
-        return Flat(self._J.view(self._n, 1, -1) if self._trace else self._J)
+    def forms(self) -> list[Form]:
+        return [Flat(J.view(self._n, 1, -1) if self._trace else J) for J in self._J.values()]
 
 
 _BUILDERS: dict[str, Any] = {"pair": _PairBuilder, "scaled": _ScaledBuilder, "flat": _FlatBuilder}
@@ -302,8 +318,17 @@ def assembled(
         for name, jacobian in run.without_rule(module, inputs[rows]):
             rest[name].rows = rows
             for p in range(k):
-                rest[name].write(p, jacobian[p])
-    return [builder.form() for builder in (*builders, *rest.values())]
+                rest[name].write(p, name, jacobian[p])
+    return _merged([form for one in (*builders, *rest.values()) for form in one.forms()])
+
+
+def _merged(forms: list[Form]) -> list[Form]:
+    """Make one of all small written-out Jacobians: one large product is faster than many."""
+    narrow = [form.J for form in forms if isinstance(form, Flat) and form.J.shape[2] <= _NARROW]
+    if len(narrow) < 2:
+        return forms
+    others = [form for form in forms if not isinstance(form, Flat) or form.J.shape[2] > _NARROW]
+    return [*others, Flat(torch.cat(narrow, 2))]
 
 
 def _starts(n: int, size: int) -> list[int]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from skntk.finite.channels_last import ChannelsLast
 from skntk.finite.network import NetworkInputs, evaluate
 from skntk.finite.recorder import Recorder, Recording
-from skntk.finite.uses import Use
+from skntk.finite.uses import Affine, Use
 
 #: Sizes of the two batches that are tried: an axis that differs as they do is the rows.
 _FEW, _MORE = 2, 3
@@ -32,12 +34,15 @@ class Plan:
         Parameters that no rule explains: their Jacobian is taken by `torch.func`.
     n_outputs : int
         Outputs of the network for one row.
+    channels_last : bool, default=False
+        Whether images lie with channels last.
     """
 
     names: tuple[str, ...]
     uses: tuple[tuple[tuple[object, ...], bool, int | None], ...]
     rest: tuple[str, ...]
     n_outputs: int
+    channels_last: bool = False
 
     @classmethod
     def of(cls, module: nn.Module, inputs: NetworkInputs, parameters: Mapping[str, Tensor]) -> Plan:
@@ -52,9 +57,12 @@ class Plan:
         rows = torch.arange(1, 1 + _MORE) % len(inputs)
         tried = inputs[rows].requiring_gradients()
         more, recording = record(module, tried, parameters)
+        channels_last = _may_be_channels_last(module, tried, more, recording)
+        if channels_last:
+            more, recording = record(module, tried, parameters, channels_last=True)
         # in another order: what sorts the rows of a batch finds one of the two unsorted
         reverse = inputs[rows[:_FEW].flip(0)]
-        few, other = record(module, reverse, parameters)
+        few, other = record(module, reverse, parameters, channels_last=channels_last)
         _check_rows(module, few.flip(0), more)
         if not few.requires_grad:
             raise ValueError(
@@ -80,7 +88,7 @@ class Plan:
         keys = [use.key for use in recording.uses]
         rest = tuple(name for name in parameters if name not in explained)
         uses = tuple(zip(keys, reached, axes, strict=True))
-        return cls(tuple(parameters), uses, rest, more.shape[1])
+        return cls(tuple(parameters), uses, rest, more.shape[1], channels_last)
 
     def fits(self, recording: Recording, outputs: Tensor) -> bool:
         """Whether a run has the operations that the plan was made from."""
@@ -99,7 +107,7 @@ class Plan:
 
     def without_rules(self) -> Plan:
         """The same with all parameters left to `torch.func`."""
-        return Plan(self.names, (), self.names, self.n_outputs)
+        return replace(self, uses=(), rest=self.names)
 
     def __str__(self) -> str:
         if not self.rest:
@@ -113,12 +121,34 @@ class Plan:
 
 
 def record(
-    module: nn.Module, inputs: NetworkInputs, parameters: Mapping[str, Tensor]
+    module: nn.Module,
+    inputs: NetworkInputs,
+    parameters: Mapping[str, Tensor],
+    *,
+    channels_last: bool = False,
 ) -> tuple[Tensor, Recording]:
     """Run a module and record the uses of its parameters; outputs are (n, k)."""
-    with torch.enable_grad(), Recorder(parameters) as recorder:
+    order = ChannelsLast() if channels_last else nullcontext()
+    with torch.enable_grad(), Recorder(parameters) as recorder, order:
         outputs = evaluate(module, inputs)
     return outputs, recorder.recording
+
+
+def _may_be_channels_last(
+    module: nn.Module, inputs: NetworkInputs, outputs: Tensor, recording: Recording
+) -> bool:
+    """Whether a run has images that are better laid out channels last, and does not mind."""
+    if outputs.device.type != "cpu" or outputs.dtype != torch.float32:
+        return False
+    convolved = [u for u in recording.uses if isinstance(u, Affine) and u.channels_first]
+    if not any(len(use.shape) == 4 for use in convolved):
+        return False
+    try:
+        with torch.no_grad(), ChannelsLast():
+            found = evaluate(module, inputs)
+    except Exception:  # whatever a module says to strides that it does not expect
+        return False
+    return found.shape == outputs.shape and _differ(found, outputs.detach()) is None
 
 
 def _row_axis(few: Use, more: Use) -> int | None:
@@ -189,12 +219,17 @@ def _check_rows(module: nn.Module, few: Tensor, more: Tensor) -> None:
     few, more = few.detach(), more.detach()
     if not more.is_floating_point():
         raise ValueError(f"{name} returns {more.dtype}; a network's outputs must be real numbers.")
-    scale = float(more.abs().max())
-    tolerance = max(1e3 * torch.finfo(more.dtype).eps, 1e-6) * scale
-    difference = float((more[: len(few)] - few).abs().max())
-    if difference > tolerance:
+    difference = _differ(few, more)
+    if difference is not None:
         how = (
             f"changes with the other rows of the batch, by {difference:.2g} at outputs of size "
-            f"{scale:.2g}"
+            f"{float(more.abs().max()):.2g}"
         )
         raise ValueError(_coupled(module, how))
+
+
+def _differ(some: Tensor, outputs: Tensor) -> float | None:
+    """By how much some of the outputs differ when found again; None if by rounding alone."""
+    tolerance = max(1e3 * torch.finfo(outputs.dtype).eps, 1e-6) * float(outputs.abs().max())
+    difference = float((outputs[: len(some)] - some).abs().max())
+    return difference if difference > tolerance else None

@@ -132,7 +132,8 @@ class Run:
             If the module runs other operations on these rows than on those of the plan.
         """
         live = dict(module.named_parameters())
-        outputs, recording = record(module, inputs, {name: live[name] for name in plan.names})
+        chosen = {name: live[name] for name in plan.names}
+        outputs, recording = record(module, inputs, chosen, channels_last=plan.channels_last)
         if not plan.fits(recording, outputs):
             raise OtherPathError
         uses, edges = [], []

@@ -22,6 +22,8 @@ from skntk.gram import gram
 SMALL, LARGE = 724, 2048
 #: Bytes that a sweep may take beside what is kept of it.
 SWEEP_BYTES = 2**28
+#: Bytes of the largest layer's output in a sweep: of more, caches and allocators make less.
+OPERATION_BYTES = 2**23
 #: Most bytes of captures that are kept by default.
 DEFAULT_BUDGET = 2**29
 
@@ -135,7 +137,9 @@ class EmpiricalTiles:
         self.dtype, self.device = run.outputs.dtype, run.outputs.device
         numbers = sum(use.shape.numel() for use in run.uses) // len(probe)
         swept = (4 + plan.n_outputs) * self.dtype.itemsize * max(numbers, 1)
-        self._sweep_rows = max(2, SWEEP_BYTES // swept)
+        largest = max((use.shape.numel() for use in run.uses), default=1) // len(probe)
+        fastest = OPERATION_BYTES // (self.dtype.itemsize * max(largest, 1))
+        self._sweep_rows = max(2, min(SWEEP_BYTES // swept, fastest))
         if budget is None:
             budget = min(DEFAULT_BUDGET, available_bytes(self.device) // 4)
         self._budget = budget

@@ -207,6 +207,7 @@ class Elementwise(Use):
     ) -> None:
         super().__init__(shape)
         self._terms, self.changed = list(parts), changed
+        self._factors: dict[str, Tensor] = {}
 
     @property
     def parts(self) -> list[Part]:
@@ -218,7 +219,9 @@ class Elementwise(Use):
     def jacobian(self, part: Part, B: Tensor) -> Tensor:
         factor, view = next((f, v) for p, f, v in self._terms if p is part)
         if factor is not None:
-            B = B * factor()
+            if part.name not in self._factors:
+                self._factors[part.name] = factor()
+            B = B * self._factors[part.name]
         B = self.rows_first(B)
         view = (*view[: self.axis], *view[self.axis + 1 :])  # without the rows
         summed = [2 + i for i, size in enumerate(view) if size == 1 and B.shape[2 + i] > 1]
@@ -248,6 +251,7 @@ def convolution(
     dilation: Sequence[int],
 ) -> Tensor:
     """Windows that a convolution sees: (n, C, *spatial) to (n, S, C * prod(kernel))."""
+    x = x.contiguous()  # rows of pixels are copied, whatever order the images have
     if any(any(p) for p in pads):
         x = F.pad(x, [p for pair in reversed(pads) for p in pair])
     n, dims = len(x), len(kernel)
