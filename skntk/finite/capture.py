@@ -86,23 +86,21 @@ def capture(
             plan = Plan.of(module, inputs, chosen)
             if verbose:
                 print(f"[skntk] {type(module).__name__}: {plan}")
-            try:
-                return sweep(module, inputs, plan)
-            except OtherPathError:
-                return sweep(module, inputs, plan.without_rules())
+            return sweep(module, inputs, plan)
 
 
 def sweep(module: nn.Module, inputs: NetworkInputs, plan: Plan) -> Capture:
-    """Capture as planned: of a module in eval mode, which is left as it is.
+    """Capture as planned, or without rules where the plan does not fit; in eval mode."""
+    try:
+        return _swept(module, inputs, plan)
+    except OtherPathError:
+        return _swept(module, inputs, plan.without_rules())
 
-    Raises
-    ------
-    OtherPathError
-        If the module runs other operations on these rows than on those of the plan.
-    """
+
+def _swept(module: nn.Module, inputs: NetworkInputs, plan: Plan) -> Capture:
     n = len(inputs)
     if n == 1:  # some modules drop an axis of length one
-        found = sweep(module, inputs[torch.tensor([0, 0])], plan)
+        found = _swept(module, inputs[torch.tensor([0, 0])], plan)
         return Capture(found.outputs[:1], [_first_row(layer) for layer in found.layers])
     run = Run.of(module, inputs, plan)
     B: list[list[Tensor]] = [[] for _ in run.uses]

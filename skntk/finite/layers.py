@@ -53,12 +53,9 @@ class AffineLayer:
 
         :math:`c_w a` if the weight is meant, and the constant :math:`c_b` if the bias is.
         """
-        made = []
-        if self.weight is not None:
-            made.append(self.weight_scale * self.a)
-        if self.bias is not None:
-            made.append(self.a.new_full((*self.a.shape[:2], 1), self.bias_scale))
-        return made[0] if len(made) == 1 else torch.cat(made, 2)
+        weight = None if self.weight is None else self.weight_scale
+        bias = None if self.bias is None else self.bias_scale
+        return scaled_columns(self.a, weight, bias)
 
     def split(self, V: Tensor) -> dict[str, Tensor]:
         """Weight and bias, in their own shapes, from a matrix (m, d + 1) as `columns` has them."""
@@ -82,6 +79,14 @@ class AffineLayer:
             J = self.bias_scale * self.B.sum(2)
             found[self.bias] = J.reshape(*J.shape[:2], *self.shapes[self.bias])
         return found
+
+
+def scaled_columns(a: Tensor, weight: float | None, bias: float | None) -> Tensor:
+    """Inputs (n, S, d) times the weight's scale, and the bias's, each if there is one."""
+    made = [] if weight is None else [weight * a]
+    if bias is not None:
+        made.append(a.new_full((*a.shape[:2], 1), bias))
+    return made[0] if len(made) == 1 else torch.cat(made, 2)
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,11 @@ def evaluate(module: nn.Module, inputs: NetworkInputs) -> Tensor:
     return found.reshape(len(found), -1)
 
 
+def rounding(outputs: Tensor) -> float:
+    """By how much outputs may differ when they are computed again in another way."""
+    return max(1e3 * torch.finfo(outputs.dtype).eps, 1e-6) * float(outputs.abs().max())
+
+
 def named_parameters(
     module: nn.Module, parameters: ParameterFilter = None
 ) -> dict[str, nn.Parameter]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skntk.finite.channels_last import ChannelsLast
-from skntk.finite.network import NetworkInputs, evaluate
+from skntk.finite.network import NetworkInputs, evaluate, rounding
 from skntk.finite.recorder import Recorder, Recording
 from skntk.finite.uses import Affine, Use
 
@@ -230,6 +230,5 @@ def _check_rows(module: nn.Module, few: Tensor, more: Tensor) -> None:
 
 def _differ(some: Tensor, outputs: Tensor) -> float | None:
     """By how much some of the outputs differ when found again; None if by rounding alone."""
-    tolerance = max(1e3 * torch.finfo(outputs.dtype).eps, 1e-6) * float(outputs.abs().max())
     difference = float((outputs[: len(some)] - some).abs().max())
-    return difference if difference > tolerance else None
+    return difference if difference > rounding(outputs) else None

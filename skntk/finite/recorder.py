@@ -284,8 +284,7 @@ def _layer_norm(
     bias: Any = None,
     eps: float = 1e-5,
 ) -> None:
-    shape = tuple(normalized_shape)
-    view = (1,) * (out.ndim - len(shape)) + shape
+    shape, view = _last_axes(out, normalized_shape)
     _norm(r, out, lambda: F.layer_norm(input.detach(), shape, eps=eps), weight, bias, view, input)
 
 
@@ -297,9 +296,14 @@ def _rms_norm(
     weight: Any = None,
     eps: float | None = None,
 ) -> None:
-    shape = tuple(normalized_shape)
-    view = (1,) * (out.ndim - len(shape)) + shape
+    shape, view = _last_axes(out, normalized_shape)
     _norm(r, out, lambda: F.rms_norm(input.detach(), shape, eps=eps), weight, None, view, input)
+
+
+def _last_axes(out: Tensor, sizes: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Sizes of the normalized axes, and the shape in which scales of them are broadcast."""
+    shape = tuple(sizes)
+    return shape, (1,) * (out.ndim - len(shape)) + shape
 
 
 def _group_norm(

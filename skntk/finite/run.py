@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from skntk.finite.fallback import row_jacobians
-from skntk.finite.layers import AffineLayer, Layer, LookupLayer, PlainLayer
+from skntk.finite.layers import AffineLayer, Layer, LookupLayer, PlainLayer, scaled_columns
 from skntk.finite.network import NetworkInputs
 from skntk.finite.plan import Plan, record
 from skntk.finite.uses import Affine, Lookup, Use
@@ -66,12 +66,10 @@ class Group:
         """Inputs of affine uses as they multiply the parameters, times a scale: (n, S, d + 1)."""
         first = self.uses[0]
         assert isinstance(first, Affine)
-        a, made = self.inputs(), []
-        if first.weight is not None:
-            made.append(scale * first.weight.scale * a)
-        if first.bias is not None:
-            made.append(a.new_full((*a.shape[:2], 1), scale * first.bias.scale))
-        return made[0] if len(made) == 1 else torch.cat(made, 2)
+        weight, bias = (
+            None if part is None else scale * part.scale for part in (first.weight, first.bias)
+        )
+        return scaled_columns(self.inputs(), weight, bias)
 
     def inputs(self) -> Tensor:
         """Inputs, or indices, at all positions of all uses: (n, S, d) or (n, S)."""

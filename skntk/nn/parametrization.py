@@ -1,6 +1,7 @@
 """What the affine layers share: the table of parametrizations, and checks of their arguments."""
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import nn
@@ -8,7 +9,7 @@ from torch import nn
 PARAMETRIZATIONS = ("ntk", "standard", "mup")
 
 
-class Affine(nn.Module):
+class Affine(nn.Module, ABC):
     r"""Weight and bias of an affine layer, drawn and scaled as the parametrization says.
 
     A layer adds its own sizes, which `fans` reads, draws its parameters once it has them, and
@@ -64,9 +65,9 @@ class Affine(nn.Module):
         self.bias = nn.Parameter(torch.empty(shape[0])) if bias else None
 
     @property
+    @abstractmethod
     def fans(self) -> tuple[int, int, int]:
         """The numbers m, n and q of the table."""
-        raise NotImplementedError
 
     def reset_parameters(self) -> None:
         """Draw weight and bias anew from torch's global generator."""

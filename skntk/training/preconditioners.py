@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def tangent_module(module: nn.Module) -> nn.Module:
     return made
 
 
-class Preconditioner:
+class Preconditioner(ABC):
     """Replaces the gradients of a module by those of a second-order method.
 
     Parameters
@@ -93,17 +94,14 @@ class Preconditioner:
             "smaller learning_rate, more damping, or scale the inputs."
         )
 
+    @abstractmethod
     def _replace(self, X: Tensor, residual: Tensor) -> None:
-        raise NotImplementedError
+        """Do as `apply` says, with residuals that are finite."""
 
     def _captured(self, X: Tensor) -> Capture:
         inputs = NetworkInputs(X)
         with eval_mode(self._tangent):
-            plan = self._planned(inputs)
-            try:
-                return sweep(self._tangent, inputs, plan)
-            except OtherPathError:
-                return sweep(self._tangent, inputs, plan.without_rules())
+            return sweep(self._tangent, inputs, self._planned(inputs))
 
     def _planned(self, inputs: NetworkInputs) -> Plan:
         if self._plan is None:
