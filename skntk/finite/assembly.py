@@ -24,6 +24,8 @@ _SMALL_PRODUCTS = 3
 _TRIED = 3
 #: Parameters up to which Jacobians are joined with others.
 _NARROW = 1024
+#: Inputs of a layer below which its Jacobian takes less than to keep derivatives of all outputs.
+_FEW_INPUTS = 64
 #: Rounding errors within which output Jacobians are multiples of each other.
 _ROUNDINGS = 64
 
@@ -244,23 +246,28 @@ class _FlatBuilder(_Builder):
         if not self._whole:
             self.write(p, self.group.names[0], self.group.jacobian([b[None] for b in B])[0])
             return
-        found = self._outputs(B)
+        first, found = self.group.uses[0], self._outputs(B)
+        assert isinstance(first, Affine)
+        if p == 0:
+            self._a = None if first.weight is None else self.group.inputs()
+        if first.bias is not None:
+            summed = self._scale * first.bias.scale * found.sum(1)
+            self._rows(first.bias.name, found.shape[2], found)[:, p] = summed
+        if first.weight is None or self._a is None:
+            return
         n, S, m = found.shape
+        J = self._rows(first.weight.name, m * self._a.shape[2], found).view(n, self._k, m, -1)
+        scale = self._scale * first.weight.scale
+        if self._a.shape[2] < _FEW_INPUTS:
+            J[:, p].baddbmm_(found.mT, self._a, beta=0, alpha=scale)
+            return
         if p == 0:
             self._at_hand = self._buffer(n, S, m, found)
         self._at_hand[:, p] = found
-        if p + 1 < self._k:
-            return
-        B_all = self._at_hand.transpose(2, 3).flatten(1, 2)  # (n, k m, S)
-        first = self.group.uses[0]
-        assert isinstance(first, Affine)
-        if first.weight is not None:
-            a = self.group.inputs()
-            J = self._rows(first.weight.name, m * a.shape[2], found).view(n, self._k * m, -1)
-            J.baddbmm_(B_all, a, beta=0, alpha=self._scale * first.weight.scale)
-        if first.bias is not None:
-            J = self._rows(first.bias.name, m, found).view(n, self._k * m)
-            torch.sum(B_all, 2, out=J).mul_(self._scale * first.bias.scale)
+        if p + 1 == self._k:
+            B_all = self._at_hand.transpose(2, 3).flatten(1, 2)  # (n, k m, S)
+            J.flatten(1, 2).baddbmm_(B_all, self._a, beta=0, alpha=scale)
+            self._a = None
 
     def write(self, p: int, name: str, J: Tensor) -> None:
         """Write the Jacobian (n, *shape) of output p."""

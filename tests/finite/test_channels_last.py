@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import skntk.nn as snn
-from skntk.finite import capture, empirical_ntk
+from skntk.finite import assembly, capture, empirical_ntk
 from skntk.finite.channels_last import ChannelsLast
 from skntk.finite.network import NetworkInputs
 from skntk.finite.plan import Plan
@@ -86,9 +86,11 @@ def planned(module, X):
     return Plan.of(module, NetworkInputs.of(X, module), dict(module.named_parameters()))
 
 
+@pytest.mark.parametrize("few", [0, 1000])
 @pytest.mark.parametrize("n", [1, 5])
 @pytest.mark.parametrize("name", WILLING)
-def test_willing(name, n):
+def test_willing(name, n, few, monkeypatch):
+    monkeypatch.setattr(assembly, "_FEW_INPUTS", few)  # products of all outputs, or of each
     module, X = WILLING[name](), torch.randn(n, 2, 5, 6)
     with torch.no_grad():  # lazy modules learn their sizes
         module.eval()(X)

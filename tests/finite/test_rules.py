@@ -7,7 +7,7 @@ from networks import CASES, PATHS, A, L, P, made
 from torch import nn
 
 import skntk.nn as snn
-from skntk.finite import assembly, capture, empirical_ntk
+from skntk.finite import assembly, capture, empirical_ntk, tiles
 
 TOLERANCE = 1e-12
 
@@ -64,6 +64,22 @@ def test_without_written_out_jacobians(name, monkeypatch):
         assert difference(K, expected) <= TOLERANCE, outputs
         K = empirical_ntk(module, X, X[:3], outputs, memory_budget=1000)
         assert difference(K, expected[:, :3]) <= TOLERANCE, outputs
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("few", [0, 1000])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if A in case[2]])
+def test_written_out_jacobians(name, few, monkeypatch):
+    """Of all outputs by one product, or output by output, and in sweeps of two rows."""
+    monkeypatch.setattr(assembly, "_cheapest", lambda layer, k, outputs: "flat")
+    monkeypatch.setattr(assembly, "_common", lambda layer: False)
+    monkeypatch.setattr(assembly, "_FEW_INPUTS", few)
+    monkeypatch.setattr(tiles, "OPERATION_BYTES", 1)
+    module, X, _ = made(name, 5)
+    J = jacobians(module, X)
+    for outputs in ("full", "diagonal", "trace"):
+        K = empirical_ntk(module, X, outputs=outputs)
+        assert difference(K, contracted(J, J, outputs)) <= TOLERANCE, outputs
 
 
 @pytest.mark.parametrize("name", ["linear 3-D", "conv2d, two", "rows on the second axis"])
