@@ -24,8 +24,9 @@ from skntk.machines.targets import Targets
 from skntk.machines.tuning import Tuned, mean_diagonal, tune_evidence, tune_loo
 from skntk.machines.validation import Interval, StrOptions, fit_context
 
-#: Outputs of a finite network, in standard deviations of the targets, that are warned about.
-_LARGE_START = 10.0
+#: Outputs at initialization, in standard deviations of the targets, that are warned about: of a
+#: module, which may mean other units, and of any network, since rounding swamps the targets.
+_LARGE_START, _SWAMPING_START = 10.0, 1e6
 
 
 class NTKRegressor(RegressorMixin, NTKMachine):
@@ -330,6 +331,14 @@ class NTKRegressor(RegressorMixin, NTKMachine):
                 f"the module's outputs are of size {start:.3g} on the training rows, but are read "
                 "in units of standardized targets (mean 0, standard deviation 1): train it on "
                 "such targets, or pass centered=True.",
+                SkntkWarning,
+                stacklevel=4,
+            )
+        elif start > _SWAMPING_START:
+            warnings.warn(
+                f"the network's outputs at initialization are of size {start:.3g}, those of "
+                "standardized targets 1: their rounding errors swamp the predictions. Scale X, or "
+                "pass centered=True.",
                 SkntkWarning,
                 stacklevel=4,
             )

@@ -211,12 +211,14 @@ class KFAC(Preconditioner):
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Directions of a layer's parameters, and how they move the outputs (n, k)."""
         columns = layer.columns()
-        gradient = torch.einsum("np,pnsm,nsd->md", residual, layer.B, columns)
-        la, Qa = torch.linalg.eigh(factors.A)
-        lg, Qg = torch.linalg.eigh(factors.G)
+        gradient = torch.einsum("np,pnsm,nsd->md", residual, layer.B, columns).double()
+        la, Qa = torch.linalg.eigh(factors.A.double())  # in float32 MKL may return NaN
+        lg, Qg = torch.linalg.eigh(factors.G.double())
         eigenvalues = lg.clamp_min(0)[:, None] * la.clamp_min(0)
-        floor = torch.finfo(la.dtype).eps * eigenvalues.max().clamp_min(torch.finfo(la.dtype).tiny)
+        precision = torch.finfo(columns.dtype)
+        floor = precision.eps * eigenvalues.max().clamp_min(precision.tiny)
         V = Qg @ ((Qg.T @ gradient @ Qa) / (eigenvalues + self.damping).clamp_min(floor)) @ Qa.T
+        V = V.to(columns.dtype)
         moved = torch.einsum("pnsm,nsm->np", layer.B, columns @ V.T)
         return layer.split(V), moved
 

@@ -606,3 +606,9 @@ def test_a_module_in_units_of_raw_targets_is_warned_about(data):
         NTKRegressor(module=net, width=None).fit(X, y)
     model = NTKRegressor(module=net, width=None, centered=True).fit(X, y)
     assert model.score(X, y) > 0.9
+
+
+def test_rounding_that_swamps_the_targets_is_warned_about(data):
+    X, y, _ = data
+    with pytest.warns(SkntkWarning, match=r"of size .*swamp the predictions\. Scale X"):
+        NTKRegressor(width=16, tuning=None, random_state=0).fit(1e20 * X, y)

@@ -278,3 +278,13 @@ def test_a_big_parameter_without_a_rule_has_no_factors():
         module=Unexplained(2), optimizer="kfac", max_epochs=10, dtype="float64", random_state=0
     ).fit(X, y)
     assert model.history_[-1, "train_loss"] < model.history_[0, "train_loss"]
+
+
+@pytest.mark.parametrize("random_state", range(5))
+def test_rows_without_information(random_state):
+    """Factors of rank one, whose decomposition in float32 may fail."""
+    X, y = np.zeros((40, 3)), np.arange(40) % 5 == 0
+    model = NetworkClassifier(
+        width=32, optimizer="kfac", max_epochs=20, random_state=random_state
+    ).fit(X, y)
+    assert np.abs(model.predict_proba(X)[:, 1] - 0.2).max() < 0.01
