@@ -12,7 +12,7 @@ from skntk.finite.layers import AffineLayer, Layer, LookupLayer, PlainLayer
 from skntk.finite.network import (
     NetworkInputs,
     ParameterFilter,
-    check_batch_norm,
+    check_module,
     eval_mode,
     named_parameters,
 )
@@ -78,7 +78,7 @@ def capture(
     >>> layer.a.shape, layer.B.shape
     (torch.Size([3, 1, 3]), torch.Size([2, 3, 1, 2]))
     """
-    check_batch_norm(module)
+    check_module(module)
     chosen = named_parameters(module, parameters)
     with torch.inference_mode(False):
         inputs = NetworkInputs.of(X, module)

@@ -12,7 +12,7 @@ from skntk.finite.assembly import LayoutError
 from skntk.finite.network import (
     NetworkInputs,
     ParameterFilter,
-    check_batch_norm,
+    check_module,
     evaluate,
     named_parameters,
     private_copy,
@@ -144,13 +144,11 @@ class EmpiricalKernel:
         dtype: Any = None,
         memory_budget: int | None = None,
     ) -> None:
-        if not isinstance(module, nn.Module):
-            raise TypeError(f"module={module!r} must be a torch.nn.Module instance.")
+        check_module(module)
         if outputs not in AXES:
             raise ValueError(f"outputs={outputs!r} must be one of {sorted(AXES)}.")
         if memory_budget is not None and memory_budget < 1:
             raise ValueError(f"memory_budget={memory_budget!r} must be a number of bytes, or None.")
-        check_batch_norm(module)
         self.outputs, self.memory_budget = outputs, memory_budget
         self._names = tuple(named_parameters(module, parameters))
         dtype = None if dtype is None else resolve_dtype(dtype)

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from skntk.finite.network import (
     ParameterFilter,
-    check_batch_norm,
+    check_module,
     named_parameters,
     private_copy,
 )
@@ -127,7 +127,7 @@ class Linearized(nn.Module):
         self, module: nn.Module, *, centered: bool = False, parameters: ParameterFilter = None
     ) -> None:
         super().__init__()
-        check_batch_norm(module)
+        check_module(module)
         self.centered = bool(centered)
         self.names = tuple(named_parameters(module, parameters))
         self.anchor = private_copy(module).requires_grad_(False)

@@ -149,6 +149,18 @@ def evaluate(module: nn.Module, inputs: NetworkInputs) -> Tensor:
     return found.reshape(len(found), -1)
 
 
+@contextmanager
+def naming_failures(module: nn.Module, inputs: NetworkInputs) -> Iterator[None]:
+    """Turn errors of a module that runs for the first time on some rows to ValueErrors about it."""
+    try:
+        yield
+    except (RuntimeError, IndexError, TypeError, AttributeError) as error:
+        shapes = ", ".join(str(tuple(t.shape[1:])) for t in inputs.tensors)
+        raise ValueError(
+            f"module {type(module).__name__} fails on rows of shape {shapes}: {error}"
+        ) from error
+
+
 def rounding(outputs: Tensor) -> float:
     """By how much outputs may differ when they are computed again in another way."""
     return max(1e3 * torch.finfo(outputs.dtype).eps, 1e-6) * float(outputs.abs().max())
@@ -203,14 +215,18 @@ def _within(name: str, wanted: str) -> bool:
     return name == wanted or name.startswith(wanted + ".")
 
 
-def check_batch_norm(module: nn.Module) -> None:
-    """Refuse layers that couple the rows of a batch.
+def check_module(module: nn.Module) -> None:
+    """Refuse what is no module, and layers that couple the rows of a batch.
 
     Raises
     ------
+    TypeError
+        If it is no module.
     ValueError
         If a BatchNorm is in training mode or keeps no running statistics.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module={module!r} must be a torch.nn.Module instance.")
     for path, layer in module.named_modules():
         if isinstance(layer, _BATCH_NORMS) and (layer.training or layer.running_mean is None):
             why = (

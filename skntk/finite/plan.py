@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from skntk.finite.channels_last import ChannelsLast
-from skntk.finite.network import NetworkInputs, evaluate, rounding
+from skntk.finite.network import NetworkInputs, evaluate, naming_failures, rounding
 from skntk.finite.recorder import Recorder, Recording
 from skntk.finite.uses import Affine, Use
 
@@ -51,12 +51,13 @@ class Plan:
         Raises
         ------
         ValueError
-            If the outputs for a row change with the other rows of the batch, if they fit no task,
-            or if they do not depend on the parameters.
+            If the module fails, if the outputs for a row change with the other rows of the batch,
+            if they fit no task, or if they do not depend on the parameters.
         """
         rows = torch.arange(1, 1 + _MORE) % len(inputs)
         tried = inputs[rows].requiring_gradients()
-        more, recording = record(module, tried, parameters)
+        with naming_failures(module, tried):
+            more, recording = record(module, tried, parameters)
         channels_last = _may_be_channels_last(module, tried, more, recording)
         if channels_last:
             more, recording = record(module, tried, parameters, channels_last=True)

@@ -17,7 +17,7 @@ from skntk.finite.curvature import check_likelihood
 from skntk.finite.network import (
     NetworkInputs,
     ParameterFilter,
-    check_batch_norm,
+    check_module,
     evaluate,
     named_parameters,
     private_copy,
@@ -83,7 +83,7 @@ class JacobianOperator(LinearOperator):
     ) -> None:
         if int(batch_size) != batch_size or batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r} must be an integer of at least 1.")
-        check_batch_norm(module)
+        check_module(module)
         self.names = tuple(named_parameters(module, parameters))
         dtype = None if dtype is None else resolve_dtype(dtype)
         self.module, self.batch_size = private_copy(module, dtype), int(batch_size)

@@ -105,7 +105,8 @@ def gram(kernel: TileKernel, x1: Rows, x2: Rows | None = None, *, n_jobs: int | 
     require(
         math.prod(shape) * size,
         f"a kernel matrix of {' x '.join(map(str, shape))} numbers of {size} bytes",
-        "Use fewer rows (one block at a time), or dtype='float32' to halve it.",
+        "Use fewer rows (one block at a time)"
+        + (", or dtype='float32' to halve it." if kernel.dtype == torch.float64 else "."),
         kernel.device,
     )
     diagonals = [diagonal(kernel, x) for x in ((x1,) if symmetric else (x1, x2))]

@@ -13,7 +13,8 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from skntk.finite.network import NetworkInputs, eval_mode, evaluate
+from skntk.core import require
+from skntk.finite.network import NetworkInputs, eval_mode, evaluate, naming_failures
 from skntk.nn import MLP
 
 
@@ -106,7 +107,20 @@ def finite_width(width: Any) -> int | None:
 
 
 def drawn_mlp(n_features: int, n_outputs: int, seed: int, **params: Any) -> MLP:
-    """Return the default network, its weights drawn from a seed; torch's own state is left."""
+    """Return the default network, its weights drawn from a seed; torch's own state is left.
+
+    Raises
+    ------
+    MemoryBudgetError
+        If its weights do not fit in memory.
+    """
+    depth, width = params["depth"], params["width"]
+    numbers = width * (n_features + max(depth - 1, 0) * width + n_outputs) if depth else 0
+    require(
+        numbers * torch.get_default_dtype().itemsize,
+        f"a network of width {width} and depth {depth}",
+        "Pass a smaller width.",
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MLP(n_features, n_outputs, **params)
@@ -122,13 +136,8 @@ def check_outputs(module: nn.Module, X: Tensor, n_outputs: int, what: str) -> No
     """
     name = type(module).__name__
     inputs = NetworkInputs(X[:2])
-    try:
-        with torch.no_grad(), eval_mode(module):
-            found = evaluate(module, inputs)
-    except (RuntimeError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"module {name} fails on rows of shape {tuple(X.shape[1:])}: {error}"
-        ) from error
+    with naming_failures(module, inputs), torch.no_grad(), eval_mode(module):
+        found = evaluate(module, inputs)
     if found.shape[1] != n_outputs:
         last = [(path, m) for path, m in module.named_modules() if list(m.parameters(False))]
         at = f"; its last layer is {last[-1][1]} at {last[-1][0] or 'the top'!r}" if last else ""

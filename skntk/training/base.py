@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from skntk.core import TrainingDivergedError, resolve_device, resolve_dtype
 from skntk.finite import Centered, EmpiricalKernel, linearize
-from skntk.finite.network import check_batch_norm
+from skntk.finite.network import check_module
 from skntk.machines.networks import (
     ModuleParams,
     as_rows,
@@ -144,9 +144,9 @@ class NetworkEstimator(ModuleParams):
                 module.eval()
             return linearize(module, centered=self.centered)
         if self.optimizer in PRECONDITIONERS:
-            check_batch_norm(module)
+            check_module(module)
         if self.centered:
-            check_batch_norm(copy.deepcopy(module).train())  # as it will be, unlike its start
+            check_module(copy.deepcopy(module).train())  # as it will be, unlike its start
             return Centered(module)
         return module
 

@@ -13,7 +13,7 @@ from skntk.finite import Linearized
 from skntk.finite.capture import Capture, sweep
 from skntk.finite.curvature import KroneckerFactors, kronecker_factors, output_hessian
 from skntk.finite.layers import AffineLayer, LookupLayer
-from skntk.finite.network import NetworkInputs, check_batch_norm, eval_mode, evaluate, private_copy
+from skntk.finite.network import NetworkInputs, check_module, eval_mode, evaluate, private_copy
 from skntk.finite.plan import Plan
 from skntk.finite.run import OtherPathError
 from skntk.finite.tiles import BatchKernel
@@ -59,7 +59,7 @@ class Preconditioner(ABC):
             self._trained = dict(module.module.named_parameters())
             self._names = module.names
         else:
-            check_batch_norm(module)
+            check_module(module)
             self._trained = dict(module.named_parameters())
             self._names = tuple(n for n, p in self._trained.items() if p.requires_grad)
 

@@ -20,7 +20,7 @@ from written import Written
 
 import skntk.nn as snn
 from skntk.core import KernelOverflowError, MemoryBudgetError
-from skntk.finite import EmpiricalKernel, capture, empirical_ntk
+from skntk.finite import EmpiricalKernel, JacobianOperator, capture, empirical_ntk, linearize
 
 TOLERANCE = 1e-12
 OUTPUTS = ("full", "diagonal", "trace")
@@ -629,8 +629,13 @@ def test_arguments():
         empirical_ntk(module, X, memory_budget=0)
     with pytest.raises(ValueError, match="dtype='int64'"):
         empirical_ntk(module, X, dtype="int64")
+    with pytest.raises(ValueError, match=r"module Linear fails on rows of shape \(2,\): .*shapes"):
+        empirical_ntk(module, X[:, :2])
+    for function in (empirical_ntk, capture, JacobianOperator):
+        with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module"):
+            function(lambda x: x, X)
     with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module"):
-        empirical_ntk(lambda x: x, X)
+        linearize(lambda x: x)
 
 
 @pytest.mark.parametrize(("outputs", "numbers"), [("full", 225), ("diagonal", 75), ("trace", 25)])

@@ -368,3 +368,8 @@ def test_centered_batch_norm():
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1)).eval()
     with pytest.raises(ValueError, match="BatchNorm1d at '1'"):
         NetworkRegressor(module=net, centered=True, **BRIEF).fit(X, Y * 1.0)
+
+
+def test_a_network_that_does_not_fit():
+    with pytest.raises(MemoryBudgetError, match=r"network of width 10000000 and depth 3.*GiB"):
+        NetworkRegressor(width=10**7, depth=3).fit(X, Y)
