@@ -36,7 +36,7 @@ class Capture:
     layers: list[Layer]
 
     def jacobians(self) -> dict[str, Tensor]:
-        """Jacobian (k, n, *shape) of each parameter, by name."""
+        """Jacobian of each parameter, by name: (k, n) + its shape."""
         return {name: J for layer in self.layers for name, J in layer.jacobians().items()}
 
 

@@ -69,7 +69,7 @@ class AffineLayer:
         return found
 
     def jacobians(self) -> dict[str, Tensor]:
-        """Jacobian (k, n, *shape) of each parameter."""
+        """Jacobian of each parameter: (k, n) + its shape."""
         found = {}
         if self.weight is not None:
             J = self.weight_scale * per_row_products(self.B, self.a)
@@ -133,7 +133,7 @@ class PlainLayer:
     ----------
     name : str
         The parameter.
-    J : Tensor of shape (k, n, *shape)
+    J : Tensor of shape (k, n) + shape
         Its Jacobian.
     """
 

@@ -202,7 +202,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, d) or (n, *input_shape)
+        X : array-like of shape (n, d) or (n,) + input_shape
             Training rows.
         y : array-like of shape (n,)
             Class labels; a single class is predicted with certainty.
@@ -243,7 +243,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (m, d) or (m, *input_shape)
+        X : array-like of shape (m, d) or (m,) + input_shape
             Test rows.
 
         Returns
@@ -263,7 +263,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (m, d) or (m, *input_shape)
+        X : array-like of shape (m, d) or (m,) + input_shape
             Test rows.
 
         Returns

@@ -196,7 +196,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n, d) or (n, *input_shape)
+        X : array-like of shape (n, d) or (n,) + input_shape
             Training rows.
         y : array-like of shape (n,) or (n, k)
             Targets.
@@ -226,7 +226,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (m, d) or (m, *input_shape)
+        X : array-like of shape (m, d) or (m,) + input_shape
             Test rows.
 
         Returns

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from explicit import contracted, difference, drawn, jacobians
+from explicit import contracted, difference, drawn, jacobians, parameter
 from networks import CONVOLUTIONS, IN_PLACE, NORMS, images, made, net
 from torch import nn
 from torch.nn import functional as F
@@ -50,10 +50,30 @@ WILLING = {
     "group norm": images(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 3, 2)),
     "wide residual network": lambda: snn.WideResNet(2, 3, depth=10, width=4),
     "rows to images": net(
-        lambda m, x: m.c(x.flatten(1).view(len(x), 2, 5, -1)).relu(), c=nn.Conv2d(2, 3, 2)
+        lambda m, x: m.c(x.flatten(1).view(len(x), 2, 7, -1)).relu(), c=nn.Conv2d(2, 3, 2)
     ),
 }
+
+
+def on_a_copy(make_copy, change):
+    def function(m, x):
+        y = make_copy(x)
+        change(m, y)
+        return x.mean((2, 3))
+
+    return net(lambda m, x: function(m, m.c(x)), c=nn.Conv2d(2, 4, 3), g=parameter(1))
+
+
+def neutral_gain(m, y):
+    y *= 1 + 0 * m.g
+
+
 UNWILLING = {
+    "clamped, view": on_a_copy(lambda x: x.view(len(x), -1), lambda m, y: y.clamp_(-9e9, 9e9)),
+    "clamped, reshape": on_a_copy(lambda x: x.reshape(-1), lambda m, y: y.clamp_(-9e9, 9e9)),
+    "clamped, flatten": on_a_copy(lambda x: torch.flatten(x, 1), lambda m, y: y.clamp_(-1, 1)),
+    "clamped, contiguous": on_a_copy(lambda x: x.contiguous(), lambda m, y: y.clamp_(-1, 1)),
+    "neutral gain": on_a_copy(lambda x: x.flatten(1), neutral_gain),
     "assertion": convolved(asserting),
     "error": convolved(refusing),
     "activation on a view": convolved(activation_on_a_view),
@@ -91,7 +111,7 @@ def planned(module, X):
 @pytest.mark.parametrize("name", WILLING)
 def test_willing(name, n, few, monkeypatch):
     monkeypatch.setattr(assembly, "_FEW_INPUTS", few)  # products of all outputs, or of each
-    module, X = WILLING[name](), torch.randn(n, 2, 5, 6)
+    module, X = WILLING[name](), torch.randn(n, 2, 7, 6)
     with torch.no_grad():  # lazy modules learn their sizes
         module.eval()(X)
     module, X = drawn(module), X.double()
@@ -102,9 +122,31 @@ def test_willing(name, n, few, monkeypatch):
 
 @pytest.mark.parametrize("name", UNWILLING)
 def test_unwilling(name):
-    module, X = drawn(UNWILLING[name]()), torch.randn(5, 2, 5, 6, dtype=torch.float64)
+    module, X = drawn(UNWILLING[name]()), torch.randn(5, 2, 7, 6, dtype=torch.float64)
     check(module, X)
     assert not planned(module, X.float()).channels_last
+
+
+def other_path(m, x):
+    x = m.c(x).tanh()
+    return x.view_as(torch.empty(len(x), 80)) if len(x) > 3 else x.flatten(1)
+
+
+def test_another_path_that_is_unwilling():
+    module = drawn(net(other_path, c=nn.Conv2d(2, 4, 3))())
+    X = torch.randn(8, 2, 7, 6, dtype=torch.float64)
+    check(module, X)
+    assert planned(module, X.float()).channels_last
+
+
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_narrow_images_keep_their_order(side):
+    """Some of whose dilated convolutions end the process, when channels are last."""
+    make = images(nn.Conv2d(8, 2, (3, 1), stride=2, padding=1, dilation=2))
+    module, X = make(), torch.randn(3, 8, 5, side)
+    with torch.no_grad():
+        module(X)
+    check(drawn(module), X.double())
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
