@@ -103,7 +103,7 @@ right.set(
 )
 right.set_xticks(widths, [str(w) for w in widths])
 right.minorticks_off()
-right.legend(fontsize=9)
+right.legend(fontsize=9, loc=(0.02, 0.16))
 plt.show()
 
 # %%
