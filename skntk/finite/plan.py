@@ -58,9 +58,9 @@ class Plan:
         tried = inputs[rows].requiring_gradients()
         with naming_failures(module, tried):
             more, recording = record(module, tried, parameters)
-        channels_last = _may_be_channels_last(module, tried, more, recording)
-        if channels_last:
-            more, recording = record(module, tried, parameters, channels_last=True)
+        laid_out = _channels_last(module, tried, parameters, more, recording)
+        channels_last = laid_out is not None
+        more, recording = laid_out or (more, recording)
         # in another order: what sorts the rows of a batch finds one of the two unsorted
         reverse = inputs[rows[:_FEW].flip(0)]
         few, other = record(module, reverse, parameters, channels_last=channels_last)
@@ -135,21 +135,25 @@ def record(
     return outputs, recorder.recording
 
 
-def _may_be_channels_last(
-    module: nn.Module, inputs: NetworkInputs, outputs: Tensor, recording: Recording
-) -> bool:
-    """Whether a run has images that are better laid out channels last, and does not mind."""
+def _channels_last(
+    module: nn.Module,
+    inputs: NetworkInputs,
+    parameters: Mapping[str, Tensor],
+    outputs: Tensor,
+    recording: Recording,
+) -> tuple[Tensor, Recording] | None:
+    """The same run with channels last; None without images that gain by it, or if it fails."""
     if outputs.device.type != "cpu" or outputs.dtype != torch.float32:
-        return False
+        return None
     convolved = [u for u in recording.uses if isinstance(u, Affine) and u.channels_first]
     if not any(len(use.shape) == 4 for use in convolved):
-        return False
+        return None
     try:
-        with torch.no_grad(), ChannelsLast():
-            found = evaluate(module, inputs)
+        found, again = record(module, inputs, parameters, channels_last=True)
     except Exception:  # whatever a module says to strides that it does not expect
-        return False
-    return found.shape == outputs.shape and _differ(found, outputs.detach()) is None
+        return None
+    same = found.shape == outputs.shape and _differ(found.detach(), outputs.detach()) is None
+    return (found, again) if same else None
 
 
 def _row_axis(few: Use, more: Use) -> int | None:

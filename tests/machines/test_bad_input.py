@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import scipy.sparse
 import torch
+from bad_rows import bad_rows, check_bad_rows
 
 import skntk.nn as snn
 from skntk import NTKClassifier, NTKRegressor
@@ -15,33 +15,12 @@ Y = np.arange(8) % 2
 MACHINES = pytest.mark.parametrize("Machine", [NTKRegressor, NTKClassifier])
 
 
-def changed(value, where=(1, 1)):
-    A = X.copy()
-    A[where] = value
-    return A
-
-
 @MACHINES
-@pytest.mark.parametrize(
-    ("data", "error", "message"),
-    [
-        (changed(np.nan), ValueError, "contains NaN"),
-        (changed(np.inf), ValueError, "infinity"),
-        (X[0], ValueError, "2D array"),
-        (X[:0], ValueError, "0 sample"),
-        (X[:, :0], ValueError, "0 feature"),
-        (X + 1j, ValueError, "[Cc]omplex"),
-        (scipy.sparse.csr_matrix(X), TypeError, "[Ss]parse"),
-        (np.full((8, 3), "a"), ValueError, "convert|could not"),
-    ],
-)
+@pytest.mark.parametrize(("data", "error", "message"), bad_rows(X))
 def test_x(Machine, data, error, message):
-    y = Y[: np.shape(data)[0]]
+    check_bad_rows(lambda: Machine(tuning=None), X, Y, data, error, message)
     with pytest.raises(error, match=message):
-        Machine().fit(data, y)
-    if not data.shape or (np.ndim(data) == 2 and data.shape[0] and data.shape[1]):
-        with pytest.raises(error, match=message):
-            Machine(tuning=None).fit(X, Y).predict(data)
+        Machine().fit(data, Y[: np.shape(data)[0]])
 
 
 @MACHINES

@@ -4,8 +4,8 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-import scipy.sparse
 import torch
+from bad_rows import bad_rows, check_bad_rows
 from torch import nn
 
 import skntk.nn as snn
@@ -31,32 +31,10 @@ def untrained(monkeypatch):
         monkeypatch.setattr(made, "train_step", step)
 
 
-def changed(value):
-    A = X.copy()
-    A[1, 1] = value
-    return A
-
-
 @ESTIMATORS
-@pytest.mark.parametrize(
-    ("data", "error", "message"),
-    [
-        (changed(np.nan), ValueError, "contains NaN"),
-        (changed(np.inf), ValueError, "infinity"),
-        (X[0], ValueError, "2D array"),
-        (X[:0], ValueError, "0 sample"),
-        (X[:, :0], ValueError, "0 feature"),
-        (X + 1j, ValueError, "[Cc]omplex"),
-        (scipy.sparse.csr_matrix(X), TypeError, "[Ss]parse"),
-        (np.full((10, 4), "a"), ValueError, "convert|could not"),
-    ],
-)
+@pytest.mark.parametrize(("data", "error", "message"), bad_rows(X))
 def test_x(Estimator, data, error, message):
-    with pytest.raises(error, match=message):
-        Estimator(**BRIEF).fit(data, Y[: np.shape(data)[0]])
-    if not data.shape or (np.ndim(data) == 2 and data.shape[0] and data.shape[1]):
-        with pytest.raises(error, match=message):
-            Estimator(**BRIEF).fit(X, Y).predict(data)
+    check_bad_rows(lambda: Estimator(**BRIEF), X, Y, data, error, message)
 
 
 @ESTIMATORS
