@@ -1,4 +1,4 @@
-"""What every other package stands on: errors, memory, arrays in and out."""
+"""What every other package stands on: errors, memory, files, arrays in and out."""
 
 from skntk.core.arrays import as_tensor, like_input, resolve_device, resolve_dtype
 from skntk.core.errors import (
@@ -9,6 +9,7 @@ from skntk.core.errors import (
     TrainingDivergedError,
     UnsupportedModuleError,
 )
+from skntk.core.files import check_writable, write_atomically
 from skntk.core.memory import available_bytes, empty, format_bytes, require
 
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "UnsupportedModuleError",
     "as_tensor",
     "available_bytes",
+    "check_writable",
     "empty",
     "format_bytes",
     "like_input",
     "require",
     "resolve_device",
     "resolve_dtype",
+    "write_atomically",
 ]

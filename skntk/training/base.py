@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.helper import predefined_split
 from torch import Tensor, nn
 
-from skntk.core import TrainingDivergedError, resolve_device, resolve_dtype
+from skntk.core import TrainingDivergedError, check_writable, resolve_device, resolve_dtype
 from skntk.finite import Centered, EmpiricalKernel, linearize
 from skntk.finite.network import check_module
 from skntk.machines.networks import (
@@ -40,7 +40,6 @@ from skntk.training.net import (
     Progress,
     Rows,
     as_batch,
-    check_writable,
     is_stopped,
     read_checkpoint,
 )
@@ -238,7 +237,7 @@ class NetworkEstimator(ModuleParams):
                         "other weights, and none could go on with another's checkpoint."
                     )
                 path, mark = Path(self.checkpoint).absolute(), self._fingerprint(X, y, seed)
-                check_writable(path)
+                check_writable(path, "checkpoint")
                 net, end = read_checkpoint(path, mark), EpochEnd(path, mark)
             resumed = net is not None
             if net is None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import pickle
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from skorch.callbacks import Callback, EarlyStopping
 from skorch.dataset import Dataset
 from torch import Tensor, nn
 
-from skntk.core import TrainingDivergedError
+from skntk.core import TrainingDivergedError, write_atomically
 from skntk.training.preconditioners import Preconditioner
 
 #: Seconds between two checkpoints, at least.
@@ -200,26 +198,6 @@ class EpochEnd(Callback):
 def is_stopped(net: Any) -> bool:
     """Whether early stopping has ended a net's training."""
     return any(getattr(callback, "stopped_", False) for _, callback in net.callbacks_)
-
-
-def check_writable(path: Path) -> None:
-    """Raise ValueError, before a training starts, if no checkpoint could be written there."""
-    if path.is_dir():
-        raise ValueError(f"checkpoint={str(path)!r} is a directory; pass the path of a file.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.NamedTemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise ValueError(f"checkpoint={str(path)!r} cannot be written: {error}") from error
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file in one step, so that no kill leaves half of it."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, path)
 
 
 def read_checkpoint(path: Path, fingerprint: str) -> Any:

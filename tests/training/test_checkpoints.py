@@ -237,7 +237,7 @@ def test_a_file_that_cannot_be_written_leaves_the_last_one(always, tmp_path, mon
         os.rename(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_net.os, "replace", replace)
+        patch.setattr(os, "replace", replace)
         with pytest.raises(OSError, match="the disk is full"):
             made("adam", checkpoint=path).fit(*rows())
     assert_same(made("adam", checkpoint=path).fit(*rows()), made("adam").fit(*rows()))
