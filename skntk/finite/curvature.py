@@ -112,12 +112,37 @@ def kronecker_factors(
     >>> factors.A.shape, factors.G.shape
     (torch.Size([4, 4]), torch.Size([2, 2]))
     """
+    a, g = kronecker_roots(layer, outputs, likelihood)
+    return KroneckerFactors(layer.weight, layer.bias, a.T @ a, g.T @ g)
+
+
+def kronecker_roots(
+    layer: AffineLayer, outputs: Tensor, likelihood: str = "gaussian"
+) -> tuple[Tensor, Tensor]:
+    r"""Matrices a (r, d + 1) and g (q, m) with :math:`A = a^T a, G = g^T g`.
+
+    Fewer rows than columns where the layer is wider than there are rows of data, so that the
+    factors themselves need not be formed.
+
+    Parameters
+    ----------
+    layer, outputs, likelihood
+        As of `kronecker_factors`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skntk.finite import capture
+    >>> from skntk.finite.curvature import kronecker_roots
+    >>> found = capture(torch.nn.Linear(300, 1), torch.ones(2, 300))
+    >>> [tuple(root.shape) for root in kronecker_roots(found.layers[0], found.outputs)]
+    [(2, 301), (2, 1)]
+    """
     a = layer.columns().flatten(0, 1)
-    m = layer.B.shape[-1]
-    g = layer.B.reshape(-1, m)
-    weighted = g
+    B = layer.B
     if check_likelihood(likelihood) == "categorical":
-        H = output_hessian(outputs, likelihood)
-        weighted = torch.einsum("npq,qnsm->pnsm", H, layer.B).reshape(-1, m)
-    G = g.T @ weighted
-    return KroneckerFactors(layer.weight, layer.bias, a.T @ a / len(a), G)
+        # diag(p) - p p^T = R R^T with R = diag(sqrt p) - p sqrt(p)^T
+        p = outputs.softmax(1)
+        R = torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]
+        B = torch.einsum("npq,pnsm->qnsm", R, B)
+    return a / len(a) ** 0.5, B.reshape(-1, B.shape[-1])

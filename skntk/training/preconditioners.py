@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from skntk.core import KernelOverflowError, TrainingDivergedError, require
 from skntk.finite import Linearized
 from skntk.finite.capture import Capture, sweep
-from skntk.finite.curvature import KroneckerFactors, kronecker_factors, output_hessian
+from skntk.finite.curvature import kronecker_roots, output_hessian
 from skntk.finite.layers import AffineLayer, LookupLayer
 from skntk.finite.network import NetworkInputs, check_module, eval_mode, evaluate, private_copy
 from skntk.finite.plan import Plan
@@ -188,8 +188,7 @@ class KFAC(Preconditioner):
         change = torch.zeros_like(outputs)  # J d
         for layer in found.layers:
             if isinstance(layer, AffineLayer):
-                factors = kronecker_factors(layer, outputs, self.likelihood)
-                made, moved = self._factored(layer, factors, residual)
+                made, moved = self._factored(layer, outputs, residual)
             elif isinstance(layer, LookupLayer):
                 raise ValueError(
                     f"optimizer='kfac' has no factors for the embedding {layer.weight!r}; freeze "
@@ -207,17 +206,21 @@ class KFAC(Preconditioner):
             self._trained[name].grad = scale * direction
 
     def _factored(
-        self, layer: AffineLayer, factors: KroneckerFactors, residual: Tensor
+        self, layer: AffineLayer, outputs: Tensor, residual: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Directions of a layer's parameters, and how they move the outputs (n, k)."""
         columns = layer.columns()
         gradient = torch.einsum("np,pnsm,nsd->md", residual, layer.B, columns).double()
-        la, Qa = torch.linalg.eigh(factors.A.double())  # in float32 MKL may return NaN
-        lg, Qg = torch.linalg.eigh(factors.G.double())
-        eigenvalues = lg.clamp_min(0)[:, None] * la.clamp_min(0)
+        a, g = kronecker_roots(layer, outputs, self.likelihood)
+        la, Qa = _second_moment(a)
+        lg, Qg = _second_moment(g)
+        eigenvalues = lg[:, None] * la
         precision = torch.finfo(columns.dtype)
         floor = precision.eps * eigenvalues.max().clamp_min(precision.tiny)
-        V = Qg @ ((Qg.T @ gradient @ Qa) / (eigenvalues + self.damping).clamp_min(floor)) @ Qa.T
+        inner = Qg.T @ gradient @ Qa
+        V = Qg @ (inner / (eigenvalues + self.damping).clamp_min(floor)) @ Qa.T
+        if self.damping > 0:  # without damping a gradient has no part where the curvature is 0
+            V += (gradient - Qg @ inner @ Qa.T) / self.damping
         V = V.to(columns.dtype)
         moved = torch.einsum("pnsm,nsm->np", layer.B, columns @ V.T)
         return layer.split(V), moved
@@ -237,3 +240,13 @@ class KFAC(Preconditioner):
         factor = cholesky(M, self.damping, overwrite=True)
         d = factor.solve(gradient[:, None].double())[:, 0].to(J.dtype)
         return {name: d.reshape(shape)}, torch.einsum("pnx,x->np", J, d)
+
+
+def _second_moment(root: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (r,) and eigenvectors (d, r) of `root.T @ root`, but for some that are 0."""
+    root = root.double()  # in float32 MKL may return NaN
+    if len(root) < root.shape[1]:
+        _, values, vectors = torch.linalg.svd(root, full_matrices=False)
+        return values.square(), vectors.T
+    found, vectors = torch.linalg.eigh(root.T @ root)
+    return found.clamp_min(0), vectors

@@ -10,7 +10,8 @@ from torch import nn
 import skntk.nn as snn
 from skntk import NetworkClassifier, NetworkRegressor
 from skntk.finite import capture
-from skntk.finite.curvature import kronecker_factors, output_hessian
+from skntk.finite.curvature import kronecker_factors, kronecker_roots, output_hessian
+from skntk.training.preconditioners import KFAC
 
 N, SIZES = 7, (5, 4, 6, 3)
 
@@ -288,3 +289,45 @@ def test_rows_without_information(random_state):
         width=32, optimizer="kfac", max_epochs=20, random_state=random_state
     ).fit(X, y)
     assert np.abs(model.predict_proba(X)[:, 1] - 0.2).max() < 0.01
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "categorical"])
+@pytest.mark.parametrize("width", [4, 40])
+def test_roots_of_factors(width, likelihood, seed):
+    """On either side of as many rows as columns."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net, X = snn.MLP(3, 2, depth=2, width=width).double(), torch.randn(5, 3).double()
+    found = capture(net, X)
+    H = output_hessian(found.outputs, likelihood)
+    for layer in found.layers:
+        a, g = kronecker_roots(layer, found.outputs, likelihood)
+        columns, B = layer.columns()[:, 0], layer.B[:, :, 0]
+        torch.testing.assert_close(a.T @ a, columns.T @ columns / 5, rtol=0, atol=1e-12)
+        G = torch.einsum("pnx,npq,qny->xy", B, H, B)
+        torch.testing.assert_close(g.T @ g, G, rtol=0, atol=1e-12 * float(G.abs().max()))
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "categorical"])
+def test_a_layer_wider_than_its_rows_takes_the_step_of_the_whole_factors(likelihood, seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net, X = snn.MLP(3, 2, depth=2, width=40).double(), torch.randn(5, 3).double()
+        residual = torch.randn(5, 2).double()
+    damping = 0.3
+    kfac = KFAC(net, likelihood, damping)
+    found = capture(net, X)
+    for layer in found.layers:
+        made, moved = kfac._factored(layer, found.outputs, residual)
+        factors = kronecker_factors(layer, found.outputs, likelihood)
+        J = torch.einsum("pnsm,nsd->npmd", layer.B, layer.columns())
+        gradient = torch.einsum("np,npmd->md", residual, J)
+        big = torch.kron(factors.G, factors.A)
+        eye = torch.eye(len(big), dtype=torch.float64)
+        V = torch.linalg.solve(big + damping * eye, gradient.reshape(-1))
+        V = V.reshape(gradient.shape)
+        scale = float(V.abs().max())
+        torch.testing.assert_close(made[layer.weight], V[:, :-1], rtol=0, atol=1e-10 * scale)
+        torch.testing.assert_close(made[layer.bias], V[:, -1], rtol=0, atol=1e-10 * scale)
+        along = torch.einsum("npmd,md->np", J, V)
+        torch.testing.assert_close(moved, along, rtol=0, atol=1e-10 * float(along.abs().max()))
