@@ -1,0 +1,48 @@
+"""What the conditions of the natural gradient come to, in words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+
+def conditions_verdict(summary: pd.DataFrame) -> str:
+    """One line for each width and optimizer, and one for what they mean together."""
+    lines = [_line(row) for _, row in summary.iterrows()]
+    refuted = summary.n_refuted.fillna(0).sum() if "n_refuted" in summary else 0
+    if refuted:
+        lines.append(
+            "Where a condition is refuted, the theorem promises nothing; training may be fast all "
+            "the same, for the conditions are sufficient, not necessary."
+        )
+    if refuted < summary.n_runs.sum():
+        lines.append("A path that refutes nothing does not prove that the conditions hold.")
+    return "\n".join(lines)
+
+
+def _line(row: Any) -> str:
+    at = "" if row.width is None or math.isnan(row.width) else f"width {row.width:g}, "
+    start = f"{at}{row.optimizer}: "
+    if not row.get("n_refuted", math.nan) >= 0:
+        return f"{start}all {row.n_runs} runs diverged before anything was measured."
+    parts = []
+    if row.n_singular:
+        parts.append(
+            f"condition 1 fails in {row.n_singular:g} of {row.n_runs} runs: J J^T is singular"
+        )
+    if math.isfinite(row.c_prime):
+        error = "" if math.isnan(row.c_prime_error) else f" ± {row.c_prime_error:.1g}"
+        parts.append(f"C' reaches {row.c_prime:.3g}{error} (1/2 allowed)")
+    parts.append(f"refuted in {row.n_refuted:g} of {row.n_runs} runs")
+    if row.c_prime < 0.5:
+        parts.append(f"steps up to {row.admissible_step:.2g} admissible for this C'")
+    if not math.isnan(row.promised_factor):
+        parts.append(
+            f"squared residual times {row.observed_factor:.3g} a step, promised "
+            f"{row.promised_factor:.3g}: {'kept' if row.kept else 'not kept'}"
+        )
+    if row.n_diverged:
+        parts.append(f"{row.n_diverged} diverged")
+    return start + "; ".join(parts) + "."

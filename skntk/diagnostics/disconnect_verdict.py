@@ -1,0 +1,61 @@
+"""What the differences between four readings come to, in words."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+#: Each difference is that of two readings.
+DIFFERENCES = {
+    "feature_learning": ("full", "linearized"),
+    "optimizer": ("linearized", "kernel"),
+    "finite_width": ("kernel", "limit"),
+}
+
+
+def disconnect_verdict(summary: pd.DataFrame, score: str, margin: float) -> str:
+    """For each width, whether kernel theory describes the network's score, or where it fails."""
+    blocks = []
+    for _, rows in summary.groupby(summary.width.fillna(0).astype(int)):
+        width = rows.width.iloc[0]
+        at = "As it stands" if width is None or math.isnan(width) else f"Width {width:g}"
+        lines = [f"{at}: {_answer(rows, score)}"]
+        lines += [f"- {_line(row, score, margin)}" for _, row in rows.iterrows()]
+        if diverged := int(rows.n_diverged.iloc[0]):
+            in_all = diverged + int(rows.n_runs.iloc[0])
+            lines.append(f"- {diverged} of {in_all} runs diverged and are in no mean.")
+        blocks.append("\n".join(lines))
+    return "\n".join(blocks)
+
+
+def _answer(rows: pd.DataFrame, score: str) -> str:
+    findings = dict(zip(rows.difference, rows.finding, strict=True))
+    told = [name.replace("_", " ") for name, f in findings.items() if f in ("positive", "negative")]
+    if told:
+        return f"kernel theory does not describe the network's {score}: {' and '.join(told)}."
+    if "undecided" in findings.values():
+        return f"undecided whether kernel theory describes the network's {score}."
+    if findings["feature_learning"] == "unknown":
+        return "nothing is known."
+    if findings["finite_width"] == "unknown":
+        return f"its kernel describes the network's {score}; there is no limit to compare with."
+    return f"kernel theory describes the network's {score}."
+
+
+def _line(row: Any, score: str, margin: float) -> str:
+    name = row.difference.replace("_", " ")
+    if row.finding == "unknown":
+        limitless = row.difference == "finite_width" and row.n_runs
+        return f"{name}: not known" + (", for there is no analytic limit." if limitless else ".")
+    measured = f"{name}: {row['mean']:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+    if row.finding == "positive":
+        return f"{measured}, a gain in {score}."
+    if row.finding == "negative":
+        return f"{measured}, a loss in {score}."
+    if row.finding == "none":
+        return f"{measured}, no difference beyond {margin:g}."
+    if math.isnan(row.runs_needed):
+        return f"{measured}, undecided: more rows would tell, not more runs."
+    return f"{measured}, undecided: about {row.runs_needed:.0f} runs would tell."

@@ -1,0 +1,172 @@
+"""Picture of a `NaturalGradientReport`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from skntk.diagnostics.conditions import (
+    FLOOR,
+    NaturalGradientReport,
+    natural_gradient_conditions,
+)
+from skntk.diagnostics.displays.style import from_zero, line_style, log_widths, nudged, panels
+
+
+class NaturalGradientDisplay:
+    """The condition on the Jacobian over width and along training, and how fast training is.
+
+    Parameters
+    ----------
+    report : NaturalGradientReport
+        What `natural_gradient_conditions` returned.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The panel of C', over the width if there are several, else along training.
+    axes_ : list of matplotlib Axes
+        All panels.
+    figure_ : matplotlib Figure
+        The figure.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("agg")
+    >>> import numpy as np
+    >>> from skntk import NetworkRegressor
+    >>> from skntk.diagnostics import NaturalGradientDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.standard_normal((6, 3)), rng.standard_normal(6)
+    >>> net = NetworkRegressor(depth=1, width=32, max_epochs=3)
+    >>> display = NaturalGradientDisplay.from_estimator(net, X, y, optimizers=["gd"], n_seeds=2)
+    >>> display.ax_.get_xlabel()
+    'steps'
+    """
+
+    def __init__(self, report: NaturalGradientReport) -> None:
+        self.report = report
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: Any, *, ax: Any = None, **params: Any
+    ) -> NaturalGradientDisplay:
+        """Make the report and draw it.
+
+        Parameters
+        ----------
+        estimator, X, y, **params
+            As of `natural_gradient_conditions`.
+        ax : matplotlib Axes, optional
+            As of `plot`.
+        """
+        return cls(natural_gradient_conditions(estimator, X, y, **params)).plot(ax)
+
+    def plot(self, ax: Any = None) -> NaturalGradientDisplay:
+        """Draw the report.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw the panel of C', alone; by default a new figure has all panels.
+
+        Returns
+        -------
+        NaturalGradientDisplay
+            Itself.
+        """
+        several = self.report.runs.width.nunique() > 1
+        self.figure_, self.axes_ = panels(ax, 3 if several else 2)
+        self.ax_ = self.axes_[0]
+        draw = [self._over_width] if several else []
+        draw += [self._along, self._residual]
+        for panel, method in zip(self.axes_, draw, strict=False):
+            method(panel)
+        return self
+
+    @property
+    def _widest(self) -> pd.DataFrame:
+        """Rows of the widest networks that measured something."""
+        runs = self.report.runs
+        if runs.width.notna().any():
+            runs = runs[runs.width == runs.width.max()]
+        return runs[runs.get("c_prime", pd.Series(math.nan, runs.index)).notna()]
+
+    def _limit(self, ax: Any) -> None:
+        ax.set_yscale("log")
+        bottom = ax.get_ylim()[0]
+        ax.axhspan(min(bottom, 0.05), 0.5, color="0.92", zorder=0)
+        ax.axhline(0.5, color="black", linewidth=0.8)
+        ax.annotate(
+            "allowed",
+            (0.02, 0.5),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, -11),
+            textcoords="offset points",
+            fontsize=8,
+        )
+        ax.set_ylim(bottom=min(bottom, 0.05))
+        ax.set_ylabel(r"$C' = 3\, \|J - J_0\|_2 / \sqrt{\lambda_{\min}}$ (± standard error)")
+
+    def _over_width(self, ax: Any) -> None:
+        summary = self.report.summary
+        names = list(summary.optimizer.unique())
+        for i, name in enumerate(names):
+            found = summary[summary.optimizer == name].sort_values("width")
+            found = found[np.isfinite(found.c_prime.astype(float))]
+            x = nudged(found.width, i, len(names))
+            ax.errorbar(x, found.c_prime, found.c_prime_error, label=_name(name), **line_style(i))
+        log_widths(ax, sorted(summary.width.unique()))
+        self._limit(ax)
+        ax.set_title("Largest C' of a training, over width")
+        ax.legend(fontsize=8, handlelength=3)
+
+    def _along(self, ax: Any) -> None:
+        rows = self._widest
+        rows = rows[np.isfinite(rows.c_prime)]
+        for i, name in enumerate(self.report.summary.optimizer.unique()):
+            steps = rows[(rows.optimizer == name) & (rows.step > 0)].groupby("step").c_prime
+            mean = steps.mean()
+            ax.errorbar(mean.index, mean, steps.sem(), label=_name(name), **line_style(i))
+        ax.set_xscale("log")
+        ax.set_xlabel("steps")
+        self._limit(ax)
+        ax.set_title(f"C' along training{self._at()}")
+        ax.legend(fontsize=8, handlelength=3)
+        if rows.empty:
+            ax.text(0.5, 0.7, "J J$^T$ is singular", transform=ax.transAxes, ha="center")
+
+    def _residual(self, ax: Any) -> None:
+        rows = self._widest
+        for i, name in enumerate(self.report.summary.optimizer.unique()):
+            found = rows[rows.optimizer == name].assign(log=np.log10(rows.residual.clip(FLOOR)))
+            steps = found.groupby("step").log
+            ax.plot(
+                steps.mean().index,
+                10 ** steps.mean(),
+                label=_name(name),
+                **{k: v for k, v in line_style(i).items() if k != "capsize"},
+            )
+        promised = self.report.summary.get("promised_factor", pd.Series(dtype=float)).dropna()
+        if len(rows) and len(promised):
+            k = np.arange(0, rows.step.max() + 1)
+            bound = promised.iloc[-1] ** k.astype(float)
+            k, bound = k[bound > FLOOR], bound[bound > FLOOR]
+            ax.plot(k, bound, color="0.6", linewidth=4, zorder=0, label=r"promised: $(1-\eta)^k$")
+        from_zero(ax, rows.step.max() if len(rows) else 1, "steps")
+        ax.set_yscale("log")
+        ax.set_ylabel(r"squared residual, $\|f - y\|^2 / \|f_0 - y\|^2$")
+        ax.set_title(f"How fast they train{self._at()}")
+        ax.legend(fontsize=8, handlelength=3)
+
+    def _at(self) -> str:
+        width = self.report.runs.width
+        return f", width {width.max():g}" if width.notna().any() else ""
+
+
+def _name(optimizer: str) -> str:
+    known = {"gd": "gradient descent", "sgd": "SGD", "adam": "Adam", "kfac": "K-FAC"}
+    return known.get(optimizer, optimizer.replace("_", " "))

@@ -1,0 +1,128 @@
+"""Picture of a `DisconnectReport`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from skntk.diagnostics.disconnect import DisconnectReport, disconnect_report
+from skntk.diagnostics.displays.style import line_style, panels
+
+_READINGS = {
+    "full": "trained network",
+    "linearized": "lazy network",
+    "kernel": "its kernel",
+    "limit": "infinite width",
+}
+_DIFFERENCES = {
+    "feature_learning": "feature learning: trained − lazy",
+    "optimizer": "optimizer: lazy − kernel",
+    "finite_width": "finite width: kernel − infinite",
+}
+
+
+class DisconnectDisplay:
+    """Scores of four readings of a network, and the differences between neighbours.
+
+    Parameters
+    ----------
+    report : DisconnectReport
+        What `disconnect_report` returned.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The panel of the differences.
+    axes_ : list of matplotlib Axes
+        All panels.
+    figure_ : matplotlib Figure
+        The figure.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("agg")
+    >>> import numpy as np
+    >>> from skntk import NetworkRegressor
+    >>> from skntk.diagnostics import DisconnectDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.standard_normal((20, 3)), rng.standard_normal(20)
+    >>> net = NetworkRegressor(depth=1, width=32, optimizer="gd", max_epochs=3)
+    >>> display = DisconnectDisplay.from_estimator(net, X, y, n_seeds=2)
+    >>> len(display.axes_)
+    2
+    """
+
+    def __init__(self, report: DisconnectReport) -> None:
+        self.report = report
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: Any, *, ax: Any = None, **params: Any
+    ) -> DisconnectDisplay:
+        """Make the report and draw it.
+
+        Parameters
+        ----------
+        estimator, X, y, **params
+            As of `disconnect_report`.
+        ax : matplotlib Axes, optional
+            As of `plot`.
+        """
+        return cls(disconnect_report(estimator, X, y, **params)).plot(ax)
+
+    def plot(self, ax: Any = None) -> DisconnectDisplay:
+        """Draw the report.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw the panel of the differences, alone; by default a new figure has both.
+
+        Returns
+        -------
+        DisconnectDisplay
+            Itself.
+        """
+        self.figure_, self.axes_ = panels(ax, 2, (5.6, 4.4))
+        self.ax_ = self.axes_[-1]
+        if ax is None:
+            self._scores(self.axes_[0])
+        self._differences(self.ax_)
+        return self
+
+    def _scores(self, ax: Any) -> None:
+        self._bars(ax, self.report.scores, "reading", _READINGS, error="standard_error")
+        ax.set_ylabel(f"test {self._score} (mean ± standard error)")
+        ax.set_title("Four readings of one network")
+        ax.legend(fontsize=8)
+
+    def _differences(self, ax: Any) -> None:
+        report = self.report
+        ax.axhspan(-report.margin, report.margin, color="0.9", zorder=0)
+        ax.axhline(0, color="black", linewidth=0.8)
+        self._bars(ax, report.summary, "difference", _DIFFERENCES, error="interval")
+        ax.set_ylabel(f"difference of test {self._score} (95 % interval)")
+        ax.set_title(f"What stands between them (grey: up to {report.margin:g})")
+        ax.legend(fontsize=8)
+
+    def _bars(self, ax: Any, frame: Any, key: str, names: dict[str, str], error: str) -> None:
+        """Points with bars, side by side at each width."""
+        widths = list(dict.fromkeys(None if w != w else w for w in frame.width))
+        for i, (value, name) in enumerate(names.items()):
+            found = frame[frame[key] == value]
+            x = np.arange(len(widths)) + 0.14 * (i - (len(names) - 1) / 2)
+            bars = found.standard_error
+            if error == "interval":
+                bars = np.stack([found["mean"] - found.low, found.high - found["mean"]])
+            style = line_style(i) | {"linestyle": "none", "markersize": 7}
+            ax.errorbar(x, found["mean"], bars, label=name, **style)
+        labels = ["as it stands" if w is None else f"{w:g}" for w in widths]
+        ax.set_xticks(range(len(widths)), labels)
+        ax.set_xlim(-0.6, len(widths) - 0.4)
+        ax.set_xlabel("width (units of a hidden layer)")
+        ax.grid(axis="y", color="0.92", zorder=0)
+
+    @property
+    def _score(self) -> str:
+        return {"R^2": "$R^2$"}.get(self.report.score, self.report.score)

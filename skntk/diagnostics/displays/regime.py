@@ -1,0 +1,137 @@
+"""Picture of a `KernelRegimeReport`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from skntk.diagnostics.displays.style import from_zero, line_style, log_widths, nudged, panels
+from skntk.diagnostics.regime import KernelRegimeReport, kernel_regime_report
+
+#: What is drawn over the width, at which end of training, and its name.
+_SHOWN = (
+    ("kernel_change", -1, "kernel change"),
+    ("linearization_error", -1, "linearization error"),
+    ("limit_distance", 0, "distance from the limit, at the start"),
+    ("parameter_movement", -1, "parameter movement"),
+)
+
+
+class KernelRegimeDisplay:
+    """How far training takes a network from its kernel, over width and over training time.
+
+    Parameters
+    ----------
+    report : KernelRegimeReport
+        What `kernel_regime_report` returned.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The panel over the width.
+    axes_ : list of matplotlib Axes
+        All panels.
+    figure_ : matplotlib Figure
+        The figure.
+
+    Examples
+    --------
+    >>> import matplotlib; matplotlib.use("agg")
+    >>> import numpy as np
+    >>> from skntk import NetworkRegressor
+    >>> from skntk.diagnostics import KernelRegimeDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.standard_normal((8, 3)), rng.standard_normal(8)
+    >>> net = NetworkRegressor(depth=1, optimizer="gd", max_epochs=3)
+    >>> display = KernelRegimeDisplay.from_estimator(net, X, y, widths=[8, 32], n_seeds=2)
+    >>> len(display.axes_)
+    3
+    """
+
+    def __init__(self, report: KernelRegimeReport) -> None:
+        self.report = report
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, X: Any, y: Any, *, ax: Any = None, **params: Any
+    ) -> KernelRegimeDisplay:
+        """Make the report and draw it.
+
+        Parameters
+        ----------
+        estimator, X, y, **params
+            As of `kernel_regime_report`.
+        ax : matplotlib Axes, optional
+            As of `plot`.
+        """
+        return cls(kernel_regime_report(estimator, X, y, **params)).plot(ax)
+
+    def plot(self, ax: Any = None) -> KernelRegimeDisplay:
+        """Draw the report.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw the panel over the width, alone; by default a new figure has all panels.
+
+        Returns
+        -------
+        KernelRegimeDisplay
+            Itself.
+        """
+        self.figure_, self.axes_ = panels(ax, 3)
+        self.ax_ = self.axes_[0]
+        self._over_width(self.ax_)
+        if ax is None:
+            self._over_time(self.axes_[1], "kernel_change", "relative change of the kernel")
+            self._over_time(self.axes_[2], "alignment", "alignment of kernel and targets")
+        return self
+
+    def _over_width(self, ax: Any) -> None:
+        report = self.report
+        widths = sorted(report.runs.width.unique())
+        for i, (quantity, end, name) in enumerate(_SHOWN):
+            found = report.summary[report.summary.quantity == quantity]
+            epochs = sorted(found.epoch.unique())
+            found = found[(found.epoch == epochs[end]) & (found["mean"] > 0)] if epochs else found
+            if not len(found):
+                continue
+            laws = report.laws[(report.laws.quantity == quantity)]
+            law = laws[laws.epoch == epochs[end]].iloc[0]
+            label = name if math.isnan(law.exponent) else f"{name}: width$^{{{law.exponent:.2f}}}$"
+            x = nudged(found.width, i, len(_SHOWN))
+            ax.errorbar(x, found["mean"], found.standard_error, label=label, **line_style(i))
+        ax.axhline(report.tolerance, color="0.5", linewidth=1)
+        ax.annotate(
+            "tolerance",
+            (1, report.tolerance),
+            xycoords=("axes fraction", "data"),
+            xytext=(-3, 3),
+            textcoords="offset points",
+            ha="right",
+            color="0.4",
+            fontsize=8,
+        )
+        ax.axvline(report.width, color="0.8", linewidth=6, zorder=0)
+        log_widths(ax, widths)
+        ax.set_yscale("log")
+        ax.set_ylabel("relative size (mean ± standard error over seeds)")
+        answer = {True: "in", False: "not in", None: "undecided whether in"}
+        ax.set_title(f"Width {report.width}: {answer[report.in_kernel_regime]} the kernel regime")
+        ax.legend(fontsize=8)
+
+    def _over_time(self, ax: Any, quantity: str, label: str) -> None:
+        summary = self.report.summary
+        found = summary[summary.quantity == quantity]
+        widths = sorted(found.width.unique())
+        for i, width in enumerate(widths):
+            at = found[found.width == width].sort_values("epoch")
+            style = line_style(i)
+            style["linewidth"] = 2.2 if width == self.report.width else 1.3
+            ax.errorbar(at.epoch, at["mean"], at.standard_error, label=f"width {width}", **style)
+        from_zero(ax, found.epoch.max() if len(found) else 1, "epochs of training")
+        ax.set_ylim(bottom=0)
+        ax.set_ylabel(f"{label} (± standard error)")
+        ax.set_title(label[0].upper() + label[1:] + " over training")
+        if len(widths):
+            ax.legend(fontsize=8, handlelength=3)

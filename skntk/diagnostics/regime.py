@@ -1,0 +1,331 @@
+"""`kernel_regime_report`: how far training takes a network from its kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from skntk.diagnostics.laws import estimate
+from skntk.diagnostics.measures import Departure, limit_kernel
+from skntk.diagnostics.recording import spread_epochs, start_of, train_looking
+from skntk.diagnostics.regime_verdict import CRITERIA, law_of, regime_verdict
+from skntk.diagnostics.report import Report
+from skntk.diagnostics.runs import Rows, Task, Unit, run_units
+from skntk.diagnostics.spectrum import full_kernel
+from skntk.diagnostics.subject import (
+    Subject,
+    check_count,
+    check_widths,
+)
+
+if TYPE_CHECKING:
+    from skntk.diagnostics.displays import KernelRegimeDisplay
+
+#: What is measured, in the order of the tables.
+QUANTITIES = (
+    "kernel_change",
+    "limit_distance",
+    "parameter_movement",
+    "linearization_error",
+    "alignment",
+    "smallest_eigenvalue",
+    "largest_eigenvalue",
+    "effective_rank",
+    "train_loss",
+)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class KernelRegimeReport(Report):
+    """What `kernel_regime_report` returns.
+
+    Attributes
+    ----------
+    runs : DataFrame
+        One row for each run and epoch: ``width, seed, epoch, status``, the measures, and
+        ``singular``: whether the kernel has no smallest eigenvalue that could be told from 0.
+    summary : DataFrame
+        ``width, epoch, quantity, mean, standard_error, n_runs, n_diverged``.
+    laws : DataFrame
+        ``quantity, epoch, exponent, low, high``: power laws in the width, with the ends of their
+        95 % intervals; NaN where a value is 0.
+    verdict : str
+        What it says, in words.
+    title : str
+        What was examined.
+    width : int
+        The width that the verdict is about.
+    tolerance : float
+        What counts as small.
+    in_kernel_regime : bool or None
+        Whether the network is in the kernel regime at that width; None if more runs are needed to
+        tell.
+    width_needed : float
+        From which width on the laws say that it is; infinite if they never do, NaN without laws.
+    reference : str
+        What ``limit_distance`` is the distance from: "limit", or the widest network tried.
+    """
+
+    laws: pd.DataFrame
+    width: int
+    tolerance: float
+    in_kernel_regime: bool | None
+    width_needed: float
+    reference: str
+
+    def plot(self) -> KernelRegimeDisplay:
+        """Draw the report.
+
+        Returns
+        -------
+        KernelRegimeDisplay
+        """
+        from skntk.diagnostics.displays import KernelRegimeDisplay
+
+        return KernelRegimeDisplay(self).plot()
+
+
+def kernel_regime_report(
+    module: Any,
+    X: Any,
+    y: Any,
+    *,
+    widths: Sequence[int] = (64, 256, 1024),
+    n_seeds: int = 3,
+    n_times: int = 6,
+    n_rows: int = 100,
+    tolerance: float = 0.1,
+    cache_dir: str | Path | None = None,
+    n_jobs: int | None = None,
+    random_state: int = 0,
+    verbose: int = 0,
+    **module__params: Any,
+) -> KernelRegimeReport:
+    r"""Measure how far training takes a network from its kernel, as functions of width and time.
+
+    A network is in the kernel regime if training leaves its tangent kernel as it was, so that its
+    function is that of its linearization. Both are measured after training, at several widths,
+    and so are:
+
+    - ``kernel_change``: :math:`\|\Theta_t - \Theta_0\|_F / \|\Theta_0\|_F`, of all pairs of
+      outputs;
+    - ``limit_distance``: the same from the kernel of infinite width, where there is an analytic
+      one. Else from the mean kernel of the widest networks, each kernel divided by its trace;
+    - ``parameter_movement``: :math:`\|w_t - w_0\| / \|w_0\|`;
+    - ``linearization_error``: :math:`\|f_t - f_0 - J_0 (w_t - w_0)\| / \|f_t - f_0\|`;
+    - ``alignment``: centered kernel-target alignment;
+    - ``smallest_eigenvalue``, ``largest_eigenvalue``, ``effective_rank`` of the kernel; the
+      smallest is 0 if the kernel is singular to rounding;
+    - ``train_loss``.
+
+    Each gets its mean and standard error over seeds, and its exponent in the width.
+
+    Parameters
+    ----------
+    module : NetworkRegressor, NetworkClassifier, Pipeline or torch.nn.Module class
+        The network and its training: an estimator, a pipeline that ends in one, or a module class
+        with an argument ``width``, which gets an estimator's defaults (a regressor's if `y` are
+        floating point numbers). The verdict is about the estimator's `width`.
+    X : array-like of shape (n, d) or (n, ...)
+        Training rows.
+    y : array-like of shape (n,) or (n, k)
+        Targets.
+    widths : sequence of int, default=(64, 256, 1024)
+        At least two. The estimator's own width is added if it is given.
+    n_seeds : int, default=3
+        Networks of each width, at least 2.
+    n_times : int, default=6
+        Epochs at which it is measured, the first and the last included, at least 2.
+    n_rows : int, default=100
+        Rows between which kernels are compared: a random subset of that many, the same for all.
+        Kernels have n_rows times k rows and columns.
+    tolerance : float, default=0.1
+        Kernel change and linearization error up to which it counts as the kernel regime.
+    cache_dir : str or Path, optional
+        Folder in which finished runs are kept; a report that was interrupted goes on there.
+    n_jobs : int, optional
+        Processes of joblib, each for one run; by default one run after the other.
+    random_state : int, default=0
+        For the weights, batches and rows.
+    verbose : int, default=0
+        1 shows progress.
+    **module__params
+        ``module__*``: arguments of a module class.
+
+    Returns
+    -------
+    KernelRegimeReport
+
+    Raises
+    ------
+    TypeError
+        If `module` is something else.
+    ValueError
+        If there are fewer than two widths, or the network has no other widths than its own; if it
+        has a BatchNorm, which couples rows in training.
+
+    Notes
+    -----
+    A run that diverges is in ``runs`` with its status, is counted in ``summary``, and is in no
+    mean. Rates known for the NTK parametrization and gradient descent: kernels are about
+    width\ :sup:`-1/2` from their limit (Jacot et al. 2018; Lee et al. 2019), change and
+    linearization error fall as fast or faster, and parameters move by an amount that does not
+    depend on the width.
+
+    References
+    ----------
+    Lee et al. (2019), "Wide neural networks of any depth evolve as linear models", figures 1 to 3;
+    Chizat, Oyallon & Bach (2019), "On lazy training in differentiable programming"; Wenger, Dangel
+    & Kristiadi (2023), "On the disconnect between theory and practice of neural networks".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skntk import NetworkRegressor
+    >>> from skntk.diagnostics import kernel_regime_report
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.standard_normal((12, 3)), rng.standard_normal(12)
+    >>> net = NetworkRegressor(depth=1, width=1024, activation="erf", optimizer="gd", max_epochs=20)
+    >>> report = kernel_regime_report(net, X, y, widths=[32, 128])
+    >>> report.in_kernel_regime
+    True
+    >>> report.summary.width.unique().tolist()
+    [32, 128, 1024]
+    """
+    subject = Subject.of(module, y, module__params)
+    subject.check_scalable()
+    widths = check_widths(widths, least=2)
+    check_count("n_seeds", n_seeds, 2)
+    check_count("n_times", n_times, 2)
+    check_count("n_rows", n_rows, 2)
+    check_count("random_state", random_state, 0)
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance={tolerance!r} must be a positive number, such as 0.1.")
+    own = subject.own_width
+    if subject.network.width is not None and own is not None:
+        widths = tuple(sorted({*widths, own}))
+    width = own if own is not None and own in widths else widths[-1]
+    (X,) = subject.prepared(X, y)
+    rng = np.random.default_rng([random_state, 0])
+    rows = np.sort(rng.permutation(len(X))[:n_rows])
+    epochs = spread_epochs(subject.network.max_epochs, n_times)
+    task = _Regime(subject, X, y, random_state, rows, epochs)
+    units = [{"width": w, "seed": s} for w in widths for s in range(n_seeds)]
+    reference = _reference(task, [unit for unit in units if unit["width"] == widths[-1]])
+    task = replace(task, reference=reference, widest=None if reference is None else widths[-1])
+    found = run_units(
+        task.run,
+        units,
+        folder=task.folder(cache_dir),
+        n_jobs=n_jobs,
+        verbose=verbose,
+        what="kernel regime",
+    )
+    return _report(task, pd.DataFrame(found), width, tolerance)
+
+
+@dataclass(frozen=True)
+class _Regime(Task):
+    """How networks are trained and measured.
+
+    Attributes
+    ----------
+    rows : ndarray of int
+        Between which kernels are measured.
+    epochs : tuple of int
+        When.
+    reference : ndarray of shape (n, n, k, k), or None
+        Kernel that stands for the limit, of the networks of the width `widest`.
+    """
+
+    rows: np.ndarray
+    epochs: tuple[int, ...]
+    reference: np.ndarray | None = None
+    widest: int | None = None
+
+    def run(self, unit: Unit) -> Rows:
+        """Train one network, and measure it as it goes."""
+        Z = self.subject.targets(self.y)[self.rows]
+        reference = None
+        if self.reference is not None and unit["width"] != self.widest:
+            reference = torch.as_tensor(self.reference)
+        found: Rows = []
+        start: list[Departure] = []
+
+        def look(module: nn.Module, X: Tensor, when: dict[str, Any]) -> None:
+            if not start:
+                start.append(Departure(module, X[self.rows], Z, reference))
+            found.append({**unit, **when, **start[0].measure(module)})
+
+        _, status = train_looking(self.network(unit), self.X, self.y, look, self.epochs)
+        return [{**row, "status": status} for row in found or [{**unit, "epoch": 0}]]
+
+
+def _reference(task: _Regime, widest: list[Unit]) -> np.ndarray | None:
+    """Mean kernel of the widest networks where there is no analytic limit."""
+    kernels = []
+    for unit in widest:
+        module, inputs = start_of(task.network(unit), task.X, task.y)
+        if limit_kernel(module, inputs[:2]) is not None:
+            return None
+        kernels.append(full_kernel(module, inputs[task.rows]))
+    return torch.stack(kernels).mean(0).numpy()
+
+
+def _report(task: _Regime, runs: pd.DataFrame, width: int, tolerance: float) -> KernelRegimeReport:
+    """Average over seeds, fit the laws, and say what they mean."""
+    good = runs[runs.status == "ok"]
+    summary = _summary(runs, good)
+    laws = _laws(good)
+    last = task.epochs[-1]
+    after = good[good.epoch == last]
+    needed = {q: law_of(after, q).width_for(tolerance) for q in CRITERIA}
+    criteria = {q: estimate(after[after.width == width][q]) for q in CRITERIA}
+    if any(c.low > tolerance for c in criteria.values()):
+        inside: bool | None = False
+    else:
+        inside = True if all(c.high <= tolerance for c in criteria.values()) else None
+    reference = "limit"
+    if task.reference is not None:
+        reference = f"widest networks (width {runs.width.max()})"
+    return KernelRegimeReport(
+        runs=runs,
+        summary=summary,
+        verdict=regime_verdict(runs, criteria, needed, width, tolerance, inside, reference),
+        title=f"{task.subject.describe()}; {len(task.X)} rows, {runs.seed.nunique()} seeds",
+        laws=laws,
+        width=width,
+        tolerance=tolerance,
+        in_kernel_regime=inside,
+        width_needed=max(w for w, _, _ in needed.values()),
+        reference=reference,
+    )
+
+
+def _summary(runs: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:
+    diverged = runs[runs.status != "ok"].groupby("width").seed.nunique()
+    rows = []
+    for (width, epoch), at in good.groupby(["width", "epoch"]):
+        for quantity in QUANTITIES:
+            found = estimate(at[quantity].dropna())
+            rows.append((width, epoch, quantity, found.mean, found.standard_error, found.n))
+    columns = ["width", "epoch", "quantity", "mean", "standard_error", "n_runs"]
+    summary = pd.DataFrame(rows, columns=columns)
+    return summary.assign(n_diverged=summary.width.map(diverged).fillna(0).astype(int))
+
+
+def _laws(good: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for quantity in QUANTITIES:
+        for epoch, at in good.groupby("epoch"):
+            law = law_of(at, quantity)
+            rows.append((quantity, epoch, law.exponent, law.low, law.high))
+    return pd.DataFrame(rows, columns=["quantity", "epoch", "exponent", "low", "high"])

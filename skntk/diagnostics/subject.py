@@ -1,0 +1,284 @@
+"""What a report is about: one network, at several widths and from several seeds, and its data."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import joblib
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+from torch import Tensor, nn
+
+import skntk
+from skntk.finite import Centered
+from skntk.finite.network import check_module
+from skntk.machines.networks import finite_width
+from skntk.machines.targets import Targets
+from skntk.training import NetworkClassifier, NetworkRegressor
+
+Network = NetworkClassifier | NetworkRegressor
+#: Width of the default network where an estimator does not say.
+_DEFAULT_WIDTH = 512
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network estimator, perhaps behind transformers, not fitted.
+
+    Attributes
+    ----------
+    front : Pipeline or None
+        Transformers of X, which are fitted on training rows.
+    network : NetworkRegressor or NetworkClassifier
+        The network and how it is trained.
+    """
+
+    front: Pipeline | None
+    network: Network
+
+    @classmethod
+    def of(cls, module: Any, y: Any, module_params: dict[str, Any]) -> Subject:
+        """Read what a report was given as its first argument.
+
+        Parameters
+        ----------
+        module : NetworkRegressor, NetworkClassifier, Pipeline or torch.nn.Module
+            An estimator, a pipeline that ends in one, or a module (class or instance), which is
+            put into an estimator with default settings: `NetworkRegressor` if the targets are
+            floating point numbers, else `NetworkClassifier`.
+        y : array-like
+            The targets.
+        module_params : dict
+            Arguments ``module__*`` of a module class.
+
+        Raises
+        ------
+        TypeError
+            If it is something else.
+        ValueError
+            If the estimator is set to what no report can be about.
+        """
+        front, network = None, module
+        if isinstance(module, Pipeline):
+            front, network = (module[:-1] if len(module) > 1 else None), module[-1]
+        if _is_module(network):
+            made = NetworkRegressor if _is_real(y) else NetworkClassifier
+            network = made(module=network, **module_params)
+        elif isinstance(network, (NetworkRegressor, NetworkClassifier)):
+            if module_params:
+                raise TypeError(
+                    f"{sorted(module_params)} go to a module class; set them on the estimator "
+                    f"{type(network).__name__} that was passed."
+                )
+        else:
+            raise TypeError(
+                f"module={module!r} must be a NetworkRegressor or NetworkClassifier, a pipeline "
+                "that ends in one, or a torch.nn.Module class or instance."
+            )
+        _check_network(network)
+        return cls(None if front is None else clone(front), clone(network))
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the targets are classes."""
+        return isinstance(self.network, NetworkClassifier)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the network comes as an instance, with weights of its own."""
+        return isinstance(self.network.module, nn.Module)
+
+    @property
+    def own_width(self) -> int | None:
+        """The width that the user has; None if it is not known."""
+        if self.network.width is not None:
+            return finite_width(self.network.width)
+        if self.network.module is None:
+            return _DEFAULT_WIDTH
+        if inspect.isclass(self.network.module):
+            parameter = inspect.signature(self.network.module).parameters.get("width")
+            if parameter is not None and isinstance(parameter.default, Integral):
+                return int(parameter.default)
+        return None
+
+    def check_scalable(self) -> None:
+        """Refuse a network that has no other widths than its own.
+
+        Raises
+        ------
+        ValueError
+            If it is an instance, or a class without an argument ``width``.
+        """
+        module = self.network.module
+        if isinstance(module, nn.Module):
+            raise ValueError(
+                f"module is an instance of {type(module).__name__}, whose widths are fixed, so "
+                "there are no other widths to compare with: pass its class, if that takes an "
+                "argument width, or a NetworkRegressor or NetworkClassifier with module=None."
+            )
+        if module is not None and "width" not in inspect.signature(module).parameters:
+            raise ValueError(
+                f"module {module.__name__} takes no argument width, so there are no other widths "
+                "to compare with: add one to its constructor."
+            )
+
+    def at(self, width: int | None, seed: int, **params: Any) -> Network:
+        """An estimator of that width, not fitted.
+
+        Parameters
+        ----------
+        width : int or None
+            None for the module as it stands, or the width it has by default.
+        seed : int
+            For initial weights and batches.
+        **params
+            Other parameters that differ from the network's.
+        """
+        made = clone(self.network)
+        made.set_params(random_state=seed, checkpoint=None, verbose=0, **params)
+        return made if width is None else made.set_params(width=width)
+
+    def prepared(self, X: Any, y: Any, *others: Any) -> tuple[Any, ...]:
+        """X, and other rows, as the network gets them: transformers are fitted on X alone."""
+        if self.front is None:
+            return X, *others
+        front = clone(self.front)
+        return front.fit_transform(X, y), *(front.transform(other) for other in others)
+
+    def targets(self, y: Any) -> Tensor:
+        """Targets as a network that is trained on squared loss has them, in float64: (n, k).
+
+        Standardized, or the indicators of the classes.
+        """
+        y = np.asarray(y)
+        if self.classifies:
+            classes, labels = np.unique(y, return_inverse=True)
+            return torch.eye(len(classes), dtype=torch.float64)[torch.as_tensor(labels)]
+        return Targets.of(y.astype(np.float64), torch.ones(len(y), dtype=torch.float64)).Z
+
+    def fingerprint(self, *parts: Any) -> str:
+        """Hash of the subject and of whatever else a run depends on.
+
+        Parameters
+        ----------
+        *parts
+            Arrays, data frames, numbers, texts, and collections of these.
+        """
+        module = self.network.module
+        weights = module.state_dict() if isinstance(module, nn.Module) else {}
+        arrays = [t.detach().cpu().numpy() for t in weights.values()]
+        params = {**self.network.get_params(), "callbacks": _described(self.network.callbacks)}
+        described = sorted(f"{k}={v!r}" for k, v in params.items())
+        return joblib.hash([skntk.__version__, repr(self.front), described, arrays, parts])
+
+    def describe(self, trained: bool = True) -> str:
+        """One line that says what network it is and, if its training counts, how it is trained."""
+        net = self.network
+        if net.module is None:
+            text = f"{net.activation}, {net.depth} hidden layer{'s' * (net.depth != 1)}"
+        else:
+            kind = type(net.module) if isinstance(net.module, nn.Module) else net.module
+            text = kind.__name__
+        if not trained:
+            return f"{text}; {net.max_epochs} epochs"
+        rate = f", rate {net.learning_rate:g}" if net.learning_rate != "auto" else ""
+        return f"{text}; {net.max_epochs} epochs of {net.optimizer}{rate}"
+
+
+def base_module(module: nn.Module) -> nn.Module:
+    """The network under a wrapper that subtracts its start."""
+    return module.module if isinstance(module, Centered) else module
+
+
+def refuse_coupled_rows(module: nn.Module) -> None:
+    """Raise ValueError if the network, as it is trained, couples the rows of a batch."""
+    modes = [(layer, layer.training) for layer in module.modules()]
+    try:
+        check_module(module.train())
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
+def check_widths(widths: Any, *, least: int, infinite: bool = False) -> tuple[int, ...]:
+    """Finite widths in order, each once.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        What the user gave.
+    least : int
+        How many finite ones there must be.
+    infinite : bool, default=False
+        Whether `np.inf` may be among them.
+
+    Raises
+    ------
+    TypeError
+        If it is no sequence.
+    ValueError
+        If one is no width, or there are too few.
+    """
+    if isinstance(widths, (str, bytes)) or not isinstance(widths, (Iterable, Sequence)):
+        raise TypeError(f"widths={widths!r} must be a sequence of integers, such as (64, 256).")
+    found = set()
+    for width in widths:
+        if width is None or (width == math.inf and not infinite):
+            raise ValueError(f"widths={widths!r} holds {width}; pass finite widths, at least 1.")
+        if width != math.inf:
+            found.add(finite_width(width))
+    if len(found) < least:
+        raise ValueError(
+            f"widths={widths!r} has {len(found)} different finite width"
+            f"{'s' * (len(found) != 1)}; pass at least {least}"
+            + (", such as (64, 256, 1024): one width shows no law." if least > 1 else ".")
+        )
+    return tuple(sorted(w for w in found if w is not None))
+
+
+def check_count(name: str, value: Any, least: int) -> int:
+    """An integer of at least so much, or ValueError."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {least}.")
+    return int(value)
+
+
+def draw_seed(*numbers: int) -> int:
+    """A seed that belongs to these numbers."""
+    state = np.random.SeedSequence(numbers).generate_state(1)
+    return int(state[0]) & (2**31 - 1)
+
+
+def _described(callbacks: list[Any] | None) -> list[str]:
+    """Callbacks by class and parameters, for they have no text of their own."""
+    made = [c[1] if isinstance(c, tuple) else c for c in callbacks or []]
+    return [f"{type(c).__name__}({sorted(c.get_params().items())})" for c in made]
+
+
+def _is_module(value: Any) -> bool:
+    return isinstance(value, nn.Module) or (inspect.isclass(value) and issubclass(value, nn.Module))
+
+
+def _is_real(y: Any) -> bool:
+    return np.asarray(y).dtype.kind == "f"
+
+
+def _check_network(network: Network) -> None:
+    if network.regime != "full":
+        raise ValueError(
+            f"regime={network.regime!r}: a report compares the trained network with its "
+            "linearization by itself; pass regime='full'."
+        )
+    if network.early_stopping:
+        raise ValueError(
+            "early_stopping=True ends each run at another epoch, and runs are compared at the "
+            "same; pass early_stopping=False and the max_epochs that you mean."
+        )
