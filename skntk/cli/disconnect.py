@@ -38,9 +38,7 @@ def disconnect(args: argparse.Namespace) -> None:
         ) from None
     n = len(table.X)
     if n < _FEWEST:
-        raise CommandError(
-            f"{args.data} has {n} rows with a target; at least {_FEWEST} are needed."
-        )
+        raise CommandError(f"{args.data} has {n} rows with a target; {_FEWEST} are needed.")
     test = min(args.test_size, n // 4)
     train = min(args.train_size, n - test)
     task = "classification" if table.classifies else "regression"

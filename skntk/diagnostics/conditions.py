@@ -56,7 +56,7 @@ class NaturalGradientReport(Report):
         ``radius``; ``residual``, the squared one over that at the start; ``learning_rate``.
     summary : DataFrame
         One row for each width and optimizer: means and standard errors of the smallest eigenvalue
-        and of the largest ``c_prime`` that a run meets within the ball; ``n_singular``,
+        and of the largest ``c_prime`` that a run meets in the ball after its start; ``n_singular``,
         ``n_refuted`` of ``n_runs``, ``n_diverged``; ``learning_rate``, and ``admissible_step`` for
         the mean ``c_prime``, NaN where there is none; ``observed_factor``, by which the squared
         residual shrank a step, and for the undamped natural gradient ``promised_factor``, and
@@ -381,7 +381,8 @@ def _summarized(found: pd.DataFrame) -> dict[str, Any]:
     if "c_prime" not in found:
         return row
     smallest = estimate(by_run.smallest_eigenvalue.first().dropna())
-    largest = found[found.distance <= 1].groupby("seed").c_prime.max()
+    on_path = found[(found.distance <= 1) & (found.singular.eq(True) | (found.epoch > 0))]
+    largest = on_path.groupby("seed").c_prime.max()
     c = estimate(largest)
     good = found[found.status == "ok"]
     row |= {

@@ -35,6 +35,8 @@ def _line(row: Any) -> str:
     if math.isfinite(row.c_prime):
         error = "" if math.isnan(row.c_prime_error) else f" ± {row.c_prime_error:.1g}"
         parts.append(f"C' reaches {row.c_prime:.3g}{error} (1/2 allowed)")
+    if math.isnan(row.c_prime):
+        parts.append("no later point of a path lies in the ball")
     parts.append(f"refuted in {row.n_refuted:g} of {row.n_runs} runs")
     if row.c_prime < 0.5:
         parts.append(f"steps up to {row.admissible_step:.2g} admissible for this C'")

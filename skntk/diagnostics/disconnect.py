@@ -15,6 +15,7 @@ import torch
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import check_consistent_length
 from torch import Tensor
 
 from skntk.core import KernelOverflowError, TrainingDivergedError, UnsupportedModuleError
@@ -218,6 +219,7 @@ def disconnect_report(
             "machines; pass 0, and regularize by max_epochs."
         )
     X, y = _rows(X), _rows(y)
+    check_consistent_length(X, y)
     task = _Disconnect(subject, X, y, random_state, test_size, train_size)
     train, test = task.split(0)
     units = [{"width": w, "seed": s} for w in sizes for s in range(n_seeds)]

@@ -24,9 +24,9 @@ class Estimate(NamedTuple):
     Attributes
     ----------
     mean, standard_error : float
-        NaN without a run; the error is NaN with one.
+        NaN without a run; the error is NaN with one, or with an infinite value.
     low, high : float
-        Ends of the interval; NaN with one run.
+        Ends of the interval; NaN like the error.
     n : int
         Number of runs.
     """
@@ -60,8 +60,8 @@ def estimate(values: Any, overlap: float = 0.0) -> Estimate:
     """
     values = np.asarray(values, dtype=float)
     n = len(values)
-    if n < 2:
-        mean = float(values[0]) if n else math.nan
+    if n < 2 or not np.isfinite(values).all():
+        mean = float(values.mean()) if n else math.nan
         return Estimate(mean, math.nan, math.nan, math.nan, n)
     mean, spread = float(values.mean()), float(values.std(ddof=1))
     error = spread * math.sqrt(1 / n + overlap)

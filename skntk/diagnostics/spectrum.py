@@ -120,9 +120,10 @@ def jacobian_distance(one: JacobianOperator, two: JacobianOperator, tol: float =
     size = difference.shape[0]
     if size == 1:
         return float(np.linalg.norm(difference.H @ np.ones(1)))
-    probe = difference.H @ _start(size)
-    if not probe.any():
-        return 0.0
+    with np.errstate(over="ignore", invalid="ignore"):  # of a network that diverges
+        probe = float(np.abs(difference @ (difference.H @ _start(size))).max())
+    if probe == 0 or not np.isfinite(probe):
+        return probe if probe == 0 else np.inf
     return float(np.sqrt(max(_eigenvalue(difference @ difference.H, "LA", tol), 0.0)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,16 @@ from skntk.diagnostics.conditions import (
     NaturalGradientReport,
     natural_gradient_conditions,
 )
-from skntk.diagnostics.displays.style import from_zero, line_style, log_widths, nudged, panels
+from skntk.diagnostics.displays.style import (
+    from_zero,
+    legend,
+    line_style,
+    log_widths,
+    nudged,
+    panels,
+)
+
+_KEYS = ("width", "optimizer")
 
 
 class NaturalGradientDisplay:
@@ -88,68 +96,69 @@ class NaturalGradientDisplay:
         return self
 
     @property
+    def _names(self) -> list[str]:
+        return list(self.report.summary.optimizer.unique())
+
+    @property
     def _widest(self) -> pd.DataFrame:
         """Rows of the widest networks that measured something."""
         runs = self.report.runs
+        if "c_prime" not in runs:
+            return runs[:0].assign(c_prime=[], residual=[])
         if runs.width.notna().any():
             runs = runs[runs.width == runs.width.max()]
-        return runs[runs.get("c_prime", pd.Series(math.nan, runs.index)).notna()]
-
-    def _limit(self, ax: Any) -> None:
-        ax.set_yscale("log")
-        bottom = ax.get_ylim()[0]
-        ax.axhspan(min(bottom, 0.05), 0.5, color="0.92", zorder=0)
-        ax.axhline(0.5, color="black", linewidth=0.8)
-        ax.annotate(
-            "allowed",
-            (0.02, 0.5),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, -11),
-            textcoords="offset points",
-            fontsize=8,
-        )
-        ax.set_ylim(bottom=min(bottom, 0.05))
-        ax.set_ylabel(r"$C' = 3\, \|J - J_0\|_2 / \sqrt{\lambda_{\min}}$ (± standard error)")
+        return runs[runs.c_prime.notna()]
 
     def _over_width(self, ax: Any) -> None:
         summary = self.report.summary
-        names = list(summary.optimizer.unique())
-        for i, name in enumerate(names):
-            found = summary[summary.optimizer == name].sort_values("width")
-            found = found[np.isfinite(found.c_prime.astype(float))]
-            x = nudged(found.width, i, len(names))
-            ax.errorbar(x, found.c_prime, found.c_prime_error, label=_name(name), **line_style(i))
+        found = summary.reindex(columns=[*_KEYS, "c_prime", "c_prime_error"])
+        found = found[np.isfinite(found.c_prime.astype(float))]
+        for i, name in enumerate(self._names):
+            own = found[found.optimizer == name].sort_values("width")
+            x = nudged(own.width, i, len(self._names))
+            _errorbar(ax, i, name, x, own.c_prime, own.c_prime_error)
         log_widths(ax, sorted(summary.width.unique()))
-        self._limit(ax)
+        self._limit(ax, found.c_prime)
         ax.set_title("Largest C' of a training, over width")
-        ax.legend(fontsize=8, handlelength=3)
 
     def _along(self, ax: Any) -> None:
         rows = self._widest
-        rows = rows[np.isfinite(rows.c_prime)]
-        for i, name in enumerate(self.report.summary.optimizer.unique()):
-            steps = rows[(rows.optimizer == name) & (rows.step > 0)].groupby("step").c_prime
-            mean = steps.mean()
-            ax.errorbar(mean.index, mean, steps.sem(), label=_name(name), **line_style(i))
-        ax.set_xscale("log")
+        rows = rows[np.isfinite(rows.c_prime) & (rows.step > 0) & (rows.c_prime > 0)]
+        for i, name in enumerate(self._names):
+            steps = rows[rows.optimizer == name].groupby("step").c_prime
+            _errorbar(ax, i, name, steps.mean().index, steps.mean(), steps.sem())
+        if len(rows):
+            ax.set_xscale("log")
         ax.set_xlabel("steps")
-        self._limit(ax)
+        self._limit(ax, rows.c_prime)
         ax.set_title(f"C' along training{self._at()}")
-        ax.legend(fontsize=8, handlelength=3)
-        if rows.empty:
-            ax.text(0.5, 0.7, "J J$^T$ is singular", transform=ax.transAxes, ha="center")
+
+    def _limit(self, ax: Any, shown: pd.Series) -> None:
+        """Axis of C', with what is allowed in grey."""
+        lowest, highest = (min(shown), max(shown)) if len(shown) else (0.5, 0.5)
+        ax.set_yscale("log")
+        ax.set_ylim(0.6 * min(lowest, 0.2), 2 * max(highest, 0.5))
+        ax.axhspan(0, 0.5, color="0.92", zorder=0)
+        ax.axhline(0.5, color="black", linewidth=0.8)
+        ax.annotate(
+            "allowed",
+            (0.98, 0.5),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, -11),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+        )
+        ax.set_ylabel(r"$C' = 3\, \|J - J_0\|_2 / \sqrt{\lambda_{\min}}$ (± standard error)")
+        singular = self.report.runs.get("singular", pd.Series(dtype=bool)).eq(True).any()
+        legend(ax, "J J$^T$ is singular: C' is infinite" if singular else "no run to show")
 
     def _residual(self, ax: Any) -> None:
         rows = self._widest
-        for i, name in enumerate(self.report.summary.optimizer.unique()):
-            found = rows[rows.optimizer == name].assign(log=np.log10(rows.residual.clip(FLOOR)))
-            steps = found.groupby("step").log
-            ax.plot(
-                steps.mean().index,
-                10 ** steps.mean(),
-                label=_name(name),
-                **{k: v for k, v in line_style(i).items() if k != "capsize"},
-            )
+        for i, name in enumerate(self._names):
+            found = rows[rows.optimizer == name]
+            steps = np.log10(found.residual.clip(FLOOR)).groupby(found.step)
+            _errorbar(ax, i, name, steps.mean().index, 10 ** steps.mean(), None)
         promised = self.report.summary.get("promised_factor", pd.Series(dtype=float)).dropna()
         if len(rows) and len(promised):
             k = np.arange(0, rows.step.max() + 1)
@@ -157,14 +166,21 @@ class NaturalGradientDisplay:
             k, bound = k[bound > FLOOR], bound[bound > FLOOR]
             ax.plot(k, bound, color="0.6", linewidth=4, zorder=0, label=r"promised: $(1-\eta)^k$")
         from_zero(ax, rows.step.max() if len(rows) else 1, "steps")
-        ax.set_yscale("log")
+        if len(rows):
+            ax.set_yscale("log")
         ax.set_ylabel(r"squared residual, $\|f - y\|^2 / \|f_0 - y\|^2$")
         ax.set_title(f"How fast they train{self._at()}")
-        ax.legend(fontsize=8, handlelength=3)
+        legend(ax)
 
     def _at(self) -> str:
         width = self.report.runs.width
         return f", width {width.max():g}" if width.notna().any() else ""
+
+
+def _errorbar(ax: Any, i: int, name: str, x: Any, y: Any, error: Any) -> None:
+    """The i-th line, if there is something to draw."""
+    if len(y):
+        ax.errorbar(x, y, error, label=_name(name), **line_style(i))
 
 
 def _name(optimizer: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from skntk.diagnostics.disconnect import DisconnectReport, disconnect_report
-from skntk.diagnostics.displays.style import line_style, panels
+from skntk.diagnostics.displays.style import legend, line_style, panels
 
 _READINGS = {
     "full": "trained network",
@@ -95,7 +95,7 @@ class DisconnectDisplay:
         self._bars(ax, self.report.scores, "reading", _READINGS, error="standard_error")
         ax.set_ylabel(f"test {self._score} (mean ± standard error)")
         ax.set_title("Four readings of one network")
-        ax.legend(fontsize=8)
+        legend(ax)
 
     def _differences(self, ax: Any) -> None:
         report = self.report
@@ -104,7 +104,7 @@ class DisconnectDisplay:
         self._bars(ax, report.summary, "difference", _DIFFERENCES, error="interval")
         ax.set_ylabel(f"difference of test {self._score} (95 % interval)")
         ax.set_title(f"What stands between them (grey: up to {report.margin:g})")
-        ax.legend(fontsize=8)
+        legend(ax)
 
     def _bars(self, ax: Any, frame: Any, key: str, names: dict[str, str], error: str) -> None:
         """Points with bars, side by side at each width."""

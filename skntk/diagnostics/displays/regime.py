@@ -5,7 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from skntk.diagnostics.displays.style import from_zero, line_style, log_widths, nudged, panels
+from skntk.diagnostics.displays.style import (
+    from_zero,
+    legend,
+    line_style,
+    log_widths,
+    nudged,
+    panels,
+)
 from skntk.diagnostics.regime import KernelRegimeReport, kernel_regime_report
 
 #: What is drawn over the width, at which end of training, and its name.
@@ -118,7 +125,7 @@ class KernelRegimeDisplay:
         ax.set_ylabel("relative size (mean ± standard error over seeds)")
         answer = {True: "in", False: "not in", None: "undecided whether in"}
         ax.set_title(f"Width {report.width}: {answer[report.in_kernel_regime]} the kernel regime")
-        ax.legend(fontsize=8)
+        legend(ax)
 
     def _over_time(self, ax: Any, quantity: str, label: str) -> None:
         summary = self.report.summary
@@ -133,5 +140,4 @@ class KernelRegimeDisplay:
         ax.set_ylim(bottom=0)
         ax.set_ylabel(f"{label} (± standard error)")
         ax.set_title(label[0].upper() + label[1:] + " over training")
-        if len(widths):
-            ax.legend(fontsize=8, handlelength=3)
+        legend(ax)

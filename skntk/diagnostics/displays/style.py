@@ -71,3 +71,12 @@ def from_zero(ax: Any, last: float, what: str) -> None:
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.minorticks_off()
     ax.set_xlabel(what)
+
+
+def legend(ax: Any, otherwise: str = "no run to show") -> None:
+    """Legend of what was drawn, or a text if nothing was."""
+    handles, labels = ax.get_legend_handles_labels()
+    if handles:
+        ax.legend(handles, labels, fontsize=8, handlelength=3)
+    else:
+        ax.text(0.5, 0.5, otherwise, transform=ax.transAxes, ha="center", va="center")

@@ -1,0 +1,163 @@
+"""The command line on files: what it writes, how it goes on, and what it refuses."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.datasets import load_diabetes, load_wine
+
+from skntk.cli import main
+from skntk.cli.table import Table
+
+SMALL = ["--widths", "4", "8", "inf", "--depth", "1", "--epochs", "2", "--seeds", "2", "--quiet"]
+
+
+@pytest.fixture
+def prices(tmp_path, monkeypatch):
+    """A table with numbers, texts, missing values, a constant column, and the folder it is in."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    n = 60
+    frame = pd.DataFrame(
+        {
+            "size": rng.uniform(30, 120, n),
+            "rooms": rng.integers(1, 6, n),
+            "city": rng.choice(["Bonn", "Köln", "Trier"], n),
+            "garden": rng.random(n) < 0.5,
+            "country": "DE",
+            "id": [f"house {i}" for i in range(n)],
+        }
+    )
+    frame["price"] = frame["size"] * 3 + 20 * frame.garden + rng.standard_normal(n)
+    frame.loc[3, "size"] = np.nan
+    frame.loc[[4, 7], "city"] = None
+    frame.loc[9, "price"] = np.nan
+    frame.to_csv("prices.csv", index=False)
+    return tmp_path
+
+
+def test_it_writes_the_report(prices, capsys):
+    assert main(["disconnect", "prices.csv", "--target", "price", "--drop", "id", *SMALL]) == 0
+    out = capsys.readouterr().out
+    assert "1 rows without 'price' are left out." in out
+    assert "columns of one value are left out: 'country'." in out
+    assert "regression of 'price' from 4 columns, 45 rows to train on and 14 to test on" in out
+    assert "Width 4: " in out
+    folder = prices / "prices-disconnect"
+    names = {p.name for p in folder.iterdir()}
+    assert names == {"runs.csv", "summary.csv", "scores.csv", "report.png", "report.html",
+                     "finished"}  # fmt: skip
+    runs = pd.read_csv(folder / "runs.csv")
+    assert runs[["width", "seed"]].to_numpy().tolist() == [[4, 0], [4, 1], [8, 0], [8, 1]]
+    assert (runs.status == "ok").all()
+    assert runs.limit.notna().all()
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "Width 8" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_it_goes_on_where_it_was(prices, monkeypatch, capsys):
+    command = ["disconnect", "prices.csv", "--target", "price", *SMALL]
+    import skntk.diagnostics.disconnect as module
+
+    run, done = module._Disconnect.run, []
+
+    def interrupted(self, unit):
+        done.append(unit)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return run(self, unit)
+
+    monkeypatch.setattr(module._Disconnect, "run", interrupted)
+    assert main(command) == 130
+    assert "interrupted; give the same command again" in capsys.readouterr().err
+    assert not (prices / "prices-disconnect" / "report.html").exists()
+    assert main(command) == 0
+    assert len(done) == 5  # two before, one in vain, two after
+
+
+def test_classes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    load_wine(as_frame=True).frame.to_csv("wine.csv", index=False)
+    assert main(["disconnect", "wine.csv", "--target", "target", "--out", "here", *SMALL]) == 0
+    assert "classification of 'target' from 13 columns" in capsys.readouterr().out
+    assert (tmp_path / "here" / "report.html").exists()
+
+
+def test_tasks(tmp_path):
+    """Few different numbers are classes, unless the command says otherwise."""
+    path = tmp_path / "data.csv"
+    frame = load_diabetes(as_frame=True).frame[:50]
+    frame.assign(grade=np.arange(50) % 5, name=[f"a{i % 3}" for i in range(50)]).to_csv(path)
+    found = {
+        (target, task): Table.read(path, target, task, []).classifies
+        for target, task in [
+            ("grade", "auto"),
+            ("grade", "regression"),
+            ("target", "auto"),
+            ("target", "classification"),
+            ("name", "auto"),
+        ]
+    }
+    assert list(found.values()) == [True, False, False, True, True]
+
+
+def test_features(prices):
+    table = Table.read(prices / "prices.csv", "price", "auto", ["id"])
+    assert table.X.columns.tolist() == ["size", "rooms", "city", "garden"]
+    A = table.features().fit_transform(table.X)
+    assert A.shape == (59, 7)  # three numbers, three cities and "missing"
+    assert np.isfinite(A).all()
+    np.testing.assert_allclose(A[:, :3].mean(0), 0, atol=1e-12)
+    unseen = table.X.assign(city="Berlin")
+    assert np.isfinite(table.features().fit(table.X).transform(unseen)).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.csv", "--target", "price"], "there is no file missing.csv"),
+        (["prices.csv", "--target", "prise"], "no column 'prise'. Did you mean 'price'?"),
+        (["prices.csv", "--target", "price", "--drop", "x"], "there is no column 'x'"),
+        (["prices.csv", "--target", "price", "--drop", "price"], "--drop names the target"),
+        (["prices.csv", "--target", "country"], "'country' has one value only, 'DE'"),
+        (["prices.csv", "--target", "city", "--task", "regression"], "needs numbers, but 'city'"),
+        (["prices.csv", "--target", "price", "--widths", "inf"], "pass at least 1"),
+        (["prices.csv", "--target", "price", "--seeds", "1"], "n_seeds=1 must be an integer"),
+        (["prices.csv", "--target", "price", "--depth", "-1"], "'depth' parameter"),
+        (["prices.csv", "--target", "price", "--margin", "0"], "margin=0.0 must be a positive"),
+        (["prices.csv", "--target", "price", "--out", "prices.csv"], "cannot be written"),
+        (["few.csv", "--target", "y"], "few.csv has 3 rows with a target; 8 are needed"),
+        (["empty.csv", "--target", "y"], "cannot be read as CSV"),
+        (["alone.csv", "--target", "y"], "has no column beside 'y' that varies"),
+        (["folder", "--target", "y"], "cannot be read as CSV"),
+    ],
+)
+def test_what_it_refuses(arguments, message, prices, capsys):
+    (prices / "few.csv").write_text("x,y\n1,2\n2,3\n3,5\n")
+    (prices / "empty.csv").write_text("")
+    (prices / "alone.csv").write_text("x,y\n" + "1,2\n1,3\n" * 10)
+    (prices / "folder").mkdir()
+    assert main(["disconnect", *arguments, "--quiet"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("skntk disconnect: ")
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["disconnect"], ["disconnect", "x.csv", "--target", "y",
+                                       "--widths", "3.5"], ["study"]])  # fmt: skip
+def test_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: skntk" in capsys.readouterr().err
+
+
+def test_as_a_module(prices):
+    command = [sys.executable, "-m", "skntk", "disconnect"]
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+    assert "--target COLUMN" in done.stdout
+    done = subprocess.run([*command, "x.csv", "--target", "y"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")

@@ -1,0 +1,132 @@
+"""Pictures: made from estimators and reports, alone and within others, also of what went wrong."""
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from skntk import NetworkRegressor
+from skntk.diagnostics import (
+    DisconnectDisplay,
+    KernelRegimeDisplay,
+    NaturalGradientDisplay,
+    disconnect_report,
+    kernel_regime_report,
+    natural_gradient_conditions,
+)
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+
+X, Y = np.random.default_rng(0).standard_normal((12, 3)), np.random.default_rng(1).random(12)
+NET = NetworkRegressor(depth=1, width=8, max_epochs=3, optimizer="gd")
+WILD = NetworkRegressor(depth=1, width=8, max_epochs=20, optimizer="gd", learning_rate=1e6)
+TWO = {"widths": [4, 8], "n_seeds": 2}
+GD = {"optimizers": ["gd", "natural_gradient"]}
+ONE = GD | {"n_seeds": 1}
+KINDS = [
+    pytest.param(kernel_regime_report, KernelRegimeDisplay, TWO, 3, id="regime"),
+    pytest.param(natural_gradient_conditions, NaturalGradientDisplay, TWO | GD, 3, id="widths"),
+    pytest.param(
+        natural_gradient_conditions, NaturalGradientDisplay, {"n_seeds": 1} | GD, 2, id="one"
+    ),
+    pytest.param(disconnect_report, DisconnectDisplay, TWO, 2, id="disconnect"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _closed():
+    yield
+    plt.close("all")
+
+
+@pytest.mark.parametrize(("make", "display", "params", "panels"), KINDS)
+def test_displays(make, display, params, panels):
+    report = make(NET, X, Y, **params)
+    drawn = report.plot()
+    assert isinstance(drawn, display)
+    assert drawn.report is report
+    assert len(drawn.figure_.axes) == len(drawn.axes_) == panels
+    assert drawn.ax_ in drawn.axes_
+    for ax in drawn.axes_:
+        assert ax.get_xlabel()
+        assert ax.get_ylabel()
+        assert ax.get_title()
+        assert ax.get_legend() is not None
+        assert ax.has_data()
+    own = display.from_estimator(NET, X, Y, **params)
+    assert own.report.runs.equals(report.runs)
+
+
+@pytest.mark.parametrize(("make", "display", "params", "panels"), KINDS)
+def test_an_axes_of_ones_own(make, display, params, panels):
+    figure, axes = plt.subplots(1, 2)
+    drawn = display(make(NET, X, Y, **params)).plot(axes[1])
+    assert drawn.ax_ is axes[1]
+    assert drawn.figure_ is figure
+    assert axes[1].has_data()
+    assert not axes[0].has_data()
+
+
+@pytest.mark.parametrize(("make", "display", "params", "panels"), KINDS)
+def test_a_report_of_failures_can_be_drawn(make, display, params, panels):
+    if make is natural_gradient_conditions:
+        params = params | {"optimizers": {"wild": {"optimizer": "gd", "learning_rate": 1e6}}}
+    report = make(WILD, X, Y, **params)
+    assert report.runs.status.str.startswith("diverged").all()
+    report.plot().figure_.canvas.draw()
+
+
+@pytest.mark.parametrize("make", [kernel_regime_report, natural_gradient_conditions])
+def test_singular_kernels_can_be_drawn(make):
+    make(NET, X[[0, 0, 1, 2]], Y[:4], **TWO).plot().figure_.canvas.draw()
+
+
+@pytest.mark.parametrize(("make", "display", "params", "panels"), KINDS)
+def test_pages(make, display, params, panels, tmp_path):
+    report = make(NET, X, Y, **params)
+    path = tmp_path / "deep" / "report.html"
+    report.to_html(path)
+    page = path.read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert "data:image/png;base64," in page
+    assert report.title in page
+    assert "http" not in page  # it needs no other file
+    assert report.verdict.splitlines()[0].replace("'", "&#x27;") in page
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    assert report.to_png().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="is a directory"):
+        report.to_html(tmp_path)
+
+
+@pytest.mark.parametrize(("make", "display", "params", "panels"), KINDS)
+def test_reports_speak_and_travel(make, display, params, panels):
+    report = make(NET, X, Y, **params)
+    assert repr(report).startswith(type(report).__name__)
+    assert report.verdict in repr(report)
+    assert "<table" in report._repr_html_()
+    copy = pickle.loads(pickle.dumps(report))
+    assert copy.runs.equals(report.runs)
+    assert copy.verdict == report.verdict
+
+
+def test_without_matplotlib():
+    """Reports are made all the same, and drawing says what is missing."""
+    code = """
+import sys
+sys.modules["matplotlib"] = None
+import numpy as np
+from skntk import NetworkRegressor
+from skntk.diagnostics import disconnect_report
+X, y = np.random.default_rng(0).standard_normal((12, 3)), np.arange(12.0)
+report = disconnect_report(NetworkRegressor(depth=1, width=4, max_epochs=1), X, y, n_seeds=2)
+try:
+    report.plot()
+except ImportError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "pip install 'skntk[plot]'" in done.stdout
