@@ -18,9 +18,8 @@ from skntk.diagnostics.measures import outputs_of, parameter_vector
 from skntk.diagnostics.recording import spread_epochs, train_looking
 from skntk.diagnostics.report import Report
 from skntk.diagnostics.runs import Rows, Task, Unit, run_units
-from skntk.diagnostics.spectrum import SOLVERS, jacobian_distance, kernel_extremes
+from skntk.diagnostics.spectrum import SOLVERS, StartJacobian
 from skntk.diagnostics.subject import Subject, check_count, check_widths
-from skntk.finite import JacobianOperator
 
 if TYPE_CHECKING:
     from skntk.diagnostics.displays import NaturalGradientDisplay
@@ -143,9 +142,9 @@ def natural_gradient_conditions(
     n_times : int, default=6
         Epochs at which the conditions are looked at, the first and the last included, at least 2.
     solver : {"auto", "dense", "lanczos"}, default="auto"
-        How the smallest eigenvalue is found: by decomposing the kernel of n k rows and columns,
-        which "auto" does where it fits in half of the memory at hand, or by Lanczos on products
-        with the Jacobian, in any case without the Jacobian itself.
+        How eigenvalues and norms are found: from kernel matrices of n k rows and columns, which
+        "auto" does where they fit in half of the memory at hand, or by Lanczos on products with
+        the Jacobian. The Jacobian itself is formed in neither case.
     tol : float, default=1e-10
         Relative error of eigenvalues at which Lanczos stops. Its :math:`C'` is never too large.
     cache_dir : str or Path, optional
@@ -309,26 +308,24 @@ class _Path:
     def __init__(
         self, module: nn.Module, X: Tensor, Z: Tensor, centered: bool, solver: str, tol: float
     ) -> None:
-        self.X, self.tol = X, tol
+        self.X = X
         f = outputs_of(module, X)
         self.aim = Z + f if centered else Z
         self.first = float((f - self.aim).square().sum())
-        self.J, self.w = JacobianOperator(module, X, dtype="float64"), parameter_vector(module)
-        self.extremes = kernel_extremes(module, X, Z.shape[1], solver=solver, tol=tol)
-        self.root = math.sqrt(self.extremes.smallest)
+        self.start = StartJacobian(module, X, Z.shape[1], solver=solver, tol=tol)
+        self.w = parameter_vector(module)
+        self.root = math.sqrt(self.start.extremes.smallest)
         self.radius = 3 * math.sqrt(self.first) / self.root if self.root else math.inf
 
     def at(self, module: nn.Module) -> dict[str, Any]:
         """What is known at the present parameters."""
-        apart = jacobian_distance(
-            JacobianOperator(module, self.X, dtype="float64"), self.J, self.tol
-        )
         moved = float((parameter_vector(module) - self.w).norm())
         residual = float((outputs_of(module, self.X) - self.aim).square().sum())
+        apart = 0.0 if moved == 0 else self.start.distance(module)
         return {
-            "smallest_eigenvalue": self.extremes.smallest,
-            "largest_eigenvalue": self.extremes.largest,
-            "singular": self.extremes.singular,
+            "smallest_eigenvalue": self.start.extremes.smallest,
+            "largest_eigenvalue": self.start.extremes.largest,
+            "singular": self.start.extremes.singular,
             "c_prime": 3 * apart / self.root if self.root else math.inf,
             "distance": moved / self.radius,
             "radius": self.radius,

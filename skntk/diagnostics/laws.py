@@ -69,6 +69,29 @@ def estimate(values: Any, overlap: float = 0.0) -> Estimate:
     return Estimate(mean, error, mean - reach, mean + reach, n)
 
 
+def estimate_positive(values: Any) -> Estimate:
+    """Geometric mean over runs of what is positive, with the Student interval of the logarithms.
+
+    Its ends are positive, as they should be, and its error is NaN. Where a value is 0, `estimate`.
+
+    Parameters
+    ----------
+    values : array-like of shape (n,)
+        One number a run.
+
+    Examples
+    --------
+    >>> from skntk.diagnostics.laws import estimate_positive
+    >>> round(estimate_positive([1.0, 10.0, 100.0]).mean, 6)
+    10.0
+    """
+    values = np.asarray(values, dtype=float)
+    if not (values > 0).all():
+        return estimate(values)
+    mean, _, low, high, n = estimate(np.log(values))
+    return Estimate(math.exp(mean), math.nan, math.exp(low), math.exp(high), n)
+
+
 def runs_needed(values: Any, margin: float, overlap: float = 0.0) -> int | None:
     """How many runs would tell a mean from 0, or show that it is within a margin of it.
 

@@ -20,6 +20,8 @@ from skntk.finite.network import eval_mode
 Look = Callable[[nn.Module, Tensor, dict[str, Any]], None]
 #: Rows that go through the network at one time.
 _ROWS = 1024
+#: A loss so many times larger than at the start does not come back, and nothing can be measured.
+_BEYOND_DOUBT = 1e6
 
 
 class AtEpochs(Callback):
@@ -58,14 +60,19 @@ class AtEpochs(Callback):
         """Raise `TrainingDivergedError` if the loss has risen."""
         loss = self._loss(net, self._outputs(net))
         if not loss <= self.most_ * (1 + 1e-6):
-            raise TrainingDivergedError(
-                f"the training loss rose from {self.start_:.3g} to {loss:.3g} with "
-                f"learning_rate={net.lr:.3g}."
-            )
+            raise self._diverged(net, loss)
+
+    def _diverged(self, net: Any, loss: float) -> TrainingDivergedError:
+        return TrainingDivergedError(
+            f"the training loss rose from {self.start_:.3g} to {loss:.3g} in {len(net.history)} "
+            f"epochs with learning_rate={net.lr:.3g}."
+        )
 
     def _due(self, net: Any, epoch: int) -> None:
         if epoch in self.epochs:
             loss = self._loss(net, self._outputs(net))
+            if not loss <= _BEYOND_DOUBT * max(self.most_, 1.0):
+                raise self._diverged(net, loss)
             self.look(base_module(net.module_), self.rows_[0], {"epoch": epoch, "train_loss": loss})
 
     def _outputs(self, net: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from skntk.diagnostics.laws import estimate
+from skntk.diagnostics.laws import PowerLaw, estimate, estimate_positive
 from skntk.diagnostics.measures import Departure, limit_kernel
 from skntk.diagnostics.recording import spread_epochs, start_of, train_looking
 from skntk.diagnostics.regime_verdict import CRITERIA, law_of, regime_verdict
@@ -69,7 +69,7 @@ class KernelRegimeReport(Report):
         Whether the network is in the kernel regime at that width; None if more runs are needed to
         tell.
     width_needed : float
-        From which width on the laws say that it is; infinite if they never do, NaN without laws.
+        From which width on the laws say that it is; NaN where they are not shown to fall.
     reference : str
         What ``limit_distance`` is the distance from: "limit", or the widest network tried.
     """
@@ -284,11 +284,10 @@ def _report(task: _Regime, runs: pd.DataFrame, width: int, tolerance: float) -> 
     """Average over seeds, fit the laws, and say what they mean."""
     good = runs[runs.status == "ok"]
     summary = _summary(runs, good)
-    laws = _laws(good)
     last = task.epochs[-1]
     after = good[good.epoch == last]
-    needed = {q: law_of(after, q).width_for(tolerance) for q in CRITERIA}
-    criteria = {q: estimate(after[after.width == width][q]) for q in CRITERIA}
+    laws = {q: law_of(after, q) for q in CRITERIA}
+    criteria = {q: estimate_positive(after[after.width == width][q]) for q in CRITERIA}
     if any(c.low > tolerance for c in criteria.values()):
         inside: bool | None = False
     else:
@@ -299,15 +298,22 @@ def _report(task: _Regime, runs: pd.DataFrame, width: int, tolerance: float) -> 
     return KernelRegimeReport(
         runs=runs,
         summary=summary,
-        verdict=regime_verdict(runs, criteria, needed, width, tolerance, inside, reference),
+        verdict=regime_verdict(runs, criteria, laws, width, tolerance, inside, reference),
         title=f"{task.subject.describe()}; {len(task.X)} rows, {runs.seed.nunique()} seeds",
-        laws=laws,
+        laws=_laws(good),
         width=width,
         tolerance=tolerance,
         in_kernel_regime=inside,
-        width_needed=max(w for w, _, _ in needed.values()),
+        width_needed=_needed(laws.values(), tolerance),
         reference=reference,
     )
+
+
+def _needed(laws: Collection[PowerLaw], tolerance: float) -> float:
+    """From which width on all laws are below the tolerance."""
+    if not all(law.falls for law in laws):
+        return math.nan
+    return max(law.width_for(tolerance)[0] for law in laws)
 
 
 def _summary(runs: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:

@@ -25,7 +25,7 @@ def law_of(at: pd.DataFrame, quantity: str) -> PowerLaw:
 def regime_verdict(
     runs: pd.DataFrame,
     criteria: dict[str, Estimate],
-    needed: dict[str, tuple[float, float, float]],
+    laws: dict[str, PowerLaw],
     width: int,
     tolerance: float,
     inside: bool | None,
@@ -39,19 +39,15 @@ def regime_verdict(
         None: "undecided whether in the kernel regime: more seeds would tell",
     }[inside]
     found = [
-        f"{phrase} {percent(criteria[q].mean)} [{percent(max(criteria[q].low, 0))}, "
+        f"{phrase} {percent(criteria[q].mean)} [{percent(criteria[q].low)}, "
         f"{percent(criteria[q].high)}]"
         for q, phrase in CRITERIA.items()
         if criteria[q].n
     ]
     lines = [f"Width {width}: {answer} (up to {percent(tolerance)} counts as none)."]
     lines.append("There " + ", and ".join(found) + "." if found else "All runs there diverged.")
-    after = good[good.epoch == good.epoch.max()]
-    for quantity in CRITERIA:
-        law = law_of(after, quantity)
-        lines.append(
-            f"{_name(quantity)} {_goes(law)}; {_enough(law, needed[quantity], tolerance)}."
-        )
+    for quantity, law in laws.items():
+        lines.append(f"{_name(quantity)} {_goes(law)}; {_enough(law, tolerance)}.")
     law = law_of(good[good.epoch == 0], "limit_distance")
     distance = estimate(good[(good.epoch == 0) & (good.width == width)].limit_distance.dropna())
     if distance.n:
@@ -82,8 +78,10 @@ def _goes(law: PowerLaw) -> str:
     return f"goes as width^{law.exponent:.2f} [{law.low:.2f}, {law.high:.2f}]"
 
 
-def _enough(law: PowerLaw, width: tuple[float, float, float], tolerance: float) -> str:
+def _enough(law: PowerLaw, tolerance: float) -> str:
     if not law.falls:
         return "that it falls with the width is not shown"
-    middle, low, high = (f"{w:.3g}" if w < math.inf else "infinity" for w in width)
+    middle, low, high = (
+        f"{w:.3g}" if w < math.inf else "infinity" for w in law.width_for(tolerance)
+    )
     return f"by this law it is below {percent(tolerance)} from width {middle} [{low}, {high}] on"

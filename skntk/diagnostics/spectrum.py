@@ -14,7 +14,9 @@ from skntk.finite import EmpiricalKernel, JacobianOperator
 
 SOLVERS = ("auto", "dense", "lanczos")
 #: Lanczos vectors that are kept; matrices that a decomposition takes.
-_VECTORS, _MATRICES = 64, 3
+_VECTORS, _MATRICES = 64, 6
+#: Part of a kernel below which a difference of kernels has lost more than eight digits.
+_CANCELLED = 1e-6
 
 
 class Extremes(NamedTuple):
@@ -47,30 +49,35 @@ def stacked(K: Tensor) -> Tensor:
 
 
 def full_kernel(module: nn.Module, X: Any) -> Tensor:
-    """Empirical NTK of all pairs of outputs in float64: (n, n, k, k)."""
-    K = EmpiricalKernel(module, "full", dtype="float64").gram(X)
-    return torch.as_tensor(K).cpu()
+    """Empirical NTK of all pairs of outputs in float64 on the CPU: (n, n, k, k)."""
+    return torch.as_tensor(EmpiricalKernel(module, "full", dtype="float64").gram(X)).cpu()
 
 
-def kernel_extremes(
-    module: nn.Module, X: Any, n_outputs: int, *, solver: str = "auto", tol: float = 1e-10
-) -> Extremes:
-    r"""Smallest and largest eigenvalue of :math:`J J^T`.
+class StartJacobian:
+    r"""Jacobian :math:`J_0` of a network's outputs at all rows, and how far others are from it.
+
+    It is not formed: in memory are kernels of n k rows and columns ("dense"), or vectors
+    ("lanczos").
 
     Parameters
     ----------
     module : torch.nn.Module
-        The network, with `n_outputs` outputs.
+        The network, with `n_outputs` outputs; a copy is kept.
     X : Tensor
         n rows.
     n_outputs : int
         k.
     solver : {"auto", "dense", "lanczos"}, default="auto"
-        Decompose the kernel matrix of n k rows, which "auto" does where it fits in half of the
-        memory at hand; or iterate on products with the Jacobian, which takes far longer.
+        Decompose kernel matrices, which "auto" does where they fit in half of the memory at hand;
+        or iterate on products with the Jacobian, which takes far longer.
     tol : float, default=1e-10
         Relative error of an eigenvalue at which Lanczos stops; what it then has is at least the
         smallest eigenvalue, and at most the largest.
+
+    Attributes
+    ----------
+    extremes : Extremes
+        Smallest and largest eigenvalue of :math:`J_0 J_0^T`.
 
     Raises
     ------
@@ -80,51 +87,72 @@ def kernel_extremes(
     Examples
     --------
     >>> import torch
-    >>> from skntk.diagnostics.spectrum import kernel_extremes
-    >>> net = torch.nn.Linear(2, 1, bias=False, dtype=torch.float64)
-    >>> kernel_extremes(net, torch.tensor([[1.0, 0.0], [0.0, 3.0]]), 1)
+    >>> from skntk.diagnostics.spectrum import StartJacobian
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False), torch.nn.Tanh()).double()
+    >>> _ = torch.nn.init.zeros_(net[0].weight)
+    >>> start = StartJacobian(net, torch.tensor([[1.0, 0.0], [0.0, 3.0]]), 1)
+    >>> start.extremes
     Extremes(smallest=1.0, largest=9.0, singular=False)
+    >>> _ = torch.nn.init.constant_(net[0].weight, 100.0)  # where tanh is flat
+    >>> start.distance(net)
+    3.0
     """
-    size = len(X) * n_outputs
-    fits = _MATRICES * 8 * size**2 < available_bytes() // 2
-    if solver == "dense" or (solver == "auto" and fits) or size < 3:
-        values = torch.linalg.eigvalsh(stacked(full_kernel(module, X)))
-        return Extremes.of(float(values[0]), float(values[-1]), size)
-    operator = JacobianOperator(module, X, dtype="float64").ntk()
-    largest = _eigenvalue(operator, "LA", tol)
-    return Extremes.of(_eigenvalue(operator, "SA", tol), largest, size)
+
+    def __init__(
+        self,
+        module: nn.Module,
+        X: Tensor,
+        n_outputs: int,
+        *,
+        solver: str = "auto",
+        tol: float = 1e-10,
+    ) -> None:
+        self.X, self.tol, self.size = X, tol, len(X) * n_outputs
+        fits = _MATRICES * 8 * self.size**2 < available_bytes() // 2
+        self.dense = solver == "dense" or (solver == "auto" and fits) or self.size < 3
+        self._kernel = EmpiricalKernel(module, "full", dtype="float64")
+        if self.dense:
+            self._K = self._matrix(self._kernel.gram(X))
+            values = torch.linalg.eigvalsh(self._K)
+            smallest, largest = float(values[0]), float(values[-1])
+        else:
+            ntk = JacobianOperator(module, X, dtype="float64").ntk()
+            largest, smallest = _eigenvalue(ntk, "LA", tol), _eigenvalue(ntk, "SA", tol)
+        self.extremes = Extremes.of(smallest, largest, self.size)
+
+    def distance(self, module: nn.Module) -> float:
+        r"""Spectral norm :math:`\|J - J_0\|_2` of the difference from another network's Jacobian.
+
+        Never above the exact one but for rounding; infinite if it overflows.
+        """
+        if self.dense:
+            kernel = EmpiricalKernel(module, "full", dtype="float64")
+            K = self._matrix(kernel.gram(self.X))
+            cross = self._matrix(kernel.between(self._kernel, self.X))
+            squared = K + self._K - cross - cross.T
+            largest = float(torch.linalg.eigvalsh(squared)[-1])
+            if largest > _CANCELLED * float(self._K.abs().max()):
+                return largest**0.5
+        one, two = (
+            JacobianOperator(m, self.X, dtype="float64") for m in (module, self._kernel.module)
+        )
+        return _norm(one - two, self.tol)
+
+    @staticmethod
+    def _matrix(K: Any) -> Tensor:
+        return stacked(torch.as_tensor(K).cpu())
 
 
-def jacobian_distance(one: JacobianOperator, two: JacobianOperator, tol: float = 1e-10) -> float:
-    r"""Spectral norm :math:`\|J_1 - J_2\|_2`, by Lanczos on products with both.
-
-    Parameters
-    ----------
-    one, two : JacobianOperator
-        Of the same rows, in float64.
-    tol : float, default=1e-10
-        Relative error of the squared norm at which Lanczos stops; what it has is never above it.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skntk.finite import JacobianOperator
-    >>> from skntk.diagnostics.spectrum import jacobian_distance
-    >>> net = torch.nn.Linear(2, 1, bias=False, dtype=torch.float64)
-    >>> X = torch.tensor([[3.0, 4.0]])
-    >>> J = JacobianOperator(net, X)
-    >>> jacobian_distance(J, JacobianOperator(net, torch.zeros(1, 2)))
-    5.0
-    """
-    difference = one - two
+def _norm(difference: LinearOperator, tol: float) -> float:
     size = difference.shape[0]
-    if size == 1:
-        return float(np.linalg.norm(difference.H @ np.ones(1)))
     with np.errstate(over="ignore", invalid="ignore"):  # of a network that diverges
         probe = float(np.abs(difference @ (difference.H @ _start(size))).max())
     if probe == 0 or not np.isfinite(probe):
         return probe if probe == 0 else np.inf
-    return float(np.sqrt(max(_eigenvalue(difference @ difference.H, "LA", tol), 0.0)))
+    if size < 3:
+        rows = np.stack([difference.H @ e for e in np.eye(size)])
+        return float(np.linalg.norm(rows, 2))
+    return _eigenvalue(difference @ difference.H, "LA", tol) ** 0.5
 
 
 def effective_rank(eigenvalues: Tensor) -> float:

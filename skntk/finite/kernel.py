@@ -179,6 +179,65 @@ class EmpiricalKernel:
         return like_input(out, _first_array(X1))
 
     @torch.inference_mode(False)
+    def between(self, other: EmpiricalKernel, X: Any) -> Any:
+        r"""Return the products :math:`J(x) J'(x')^T` of two networks with the same parameters.
+
+        Such as one network before and after training: with both kernels it gives that of
+        :math:`J - J'`.
+
+        Parameters
+        ----------
+        other : EmpiricalKernel
+            Of a network of the same architecture, for the same `outputs`.
+        X : array-like, Tensor, or tuple or dict of these
+            n rows.
+
+        Returns
+        -------
+        ndarray or Tensor
+            Shaped as the kernel between rows; its first axis belongs to this network.
+
+        Raises
+        ------
+        ValueError
+            If the networks have other parameters, or are for other outputs.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from skntk.finite import EmpiricalKernel
+        >>> nets = [torch.nn.Linear(2, 1) for _ in range(2)]
+        >>> one, two = (EmpiricalKernel(net, outputs="trace") for net in nets)
+        >>> one.between(two, torch.eye(2))
+        tensor([[2., 1.],
+                [1., 2.]])
+        """
+        shapes = [
+            {name: p.shape for name, p in k.module.named_parameters() if name in k._names}
+            for k in (self, other)
+        ]
+        if shapes[0] != shapes[1] or self.outputs != other.outputs:
+            raise ValueError(
+                f"other is for outputs={other.outputs!r} of a {type(other.module).__name__} with "
+                f"the parameters {list(shapes[1])}, this for {self.outputs!r} of "
+                f"{list(shapes[0])}: both must be of one architecture."
+            )
+        one, two = NetworkInputs.of(X, self.module), NetworkInputs.of(X, other.module)
+        plan = self._plan(one)
+        if plan != other._plan(two):
+            plan = plan.without_rules()
+
+        def compute(plan: Plan, structured: bool) -> Tensor:
+            made = self._tiles(plan, one, 2 * len(one), structured)
+            others = other._tiles(plan, two, 2 * len(two), structured)
+            if made.layout.kinds != others.layout.kinds:
+                raise LayoutError
+            return gram(made, CapturedRows(made, one), CapturedRows(others, two))
+
+        out = self._retried(compute, plan).permute(_SHOWN[self.outputs])
+        return like_input(out, _first_array(X))
+
+    @torch.inference_mode(False)
     def diag(self, X: Any) -> Any:
         """Return the kernel of each row with itself: (n, k, k), (n, k) or (n,)."""
         inputs = NetworkInputs.of(X, self.module)

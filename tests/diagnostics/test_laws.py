@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from skntk.diagnostics.laws import PowerLaw, estimate, runs_needed
+from skntk.diagnostics.laws import PowerLaw, estimate, estimate_positive, runs_needed
 
 TRIALS = 2000
 
@@ -47,6 +47,17 @@ def test_intervals_of_overlapping_splits_cover(seed):
     naive, corrected = (c / TRIALS for c in covered.values())
     assert corrected > 0.92
     assert naive < 0.9
+
+
+def test_positive_values_have_positive_intervals(seed):
+    logs = np.random.default_rng(seed).standard_normal(3)
+    found, expected = estimate_positive(np.exp(logs)), estimate(logs)
+    assert (found.mean, found.low, found.high) == pytest.approx(
+        (math.exp(expected.mean), math.exp(expected.low), math.exp(expected.high))
+    )
+    assert found.low > 0
+    assert estimate_positive([0.0, 0.0])[:4] == (0.0, 0.0, 0.0, 0.0)
+    assert estimate_positive([]).n == 0
 
 
 def test_one_run_or_none():

@@ -1,5 +1,7 @@
 """Eigenvalues and norms without Jacobians, against Jacobians that are written out."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +11,8 @@ from torch import nn
 import skntk.nn as snn
 from skntk.diagnostics import spectrum
 from skntk.diagnostics.measures import alignment
-from skntk.diagnostics.spectrum import (
-    Extremes,
-    effective_rank,
-    jacobian_distance,
-    kernel_extremes,
-    stacked,
-)
-from skntk.finite import JacobianOperator, capture, empirical_ntk
+from skntk.diagnostics.spectrum import Extremes, StartJacobian, effective_rank, stacked
+from skntk.finite import capture, empirical_ntk
 
 
 def explicit(net, X):
@@ -54,7 +50,7 @@ def test_extreme_eigenvalues(pair, solver):
     """Relative error of both: 1e-8 at the default tolerance of Lanczos, 1e-10."""
     net, _, X, k = pair
     values = np.linalg.svd(explicit(net, X).detach().numpy(), compute_uv=False) ** 2
-    found = kernel_extremes(net, X, k, solver=solver)
+    found = StartJacobian(net, X, k, solver=solver).extremes
     assert found.smallest == pytest.approx(values[-1], rel=1e-8)
     assert found.largest == pytest.approx(values[0], rel=1e-8)
     assert not found.singular
@@ -65,23 +61,41 @@ def test_the_tolerance_of_lanczos_is_kept(pair, tol):
     """And what it has errs on the known side: the smallest is not below, the largest not above."""
     net, other, X, k = pair
     values = np.linalg.svd(explicit(net, X).detach().numpy(), compute_uv=False) ** 2
-    found = kernel_extremes(net, X, k, solver="lanczos", tol=tol)
+    start = StartJacobian(net, X, k, solver="lanczos", tol=tol)
+    found = start.extremes
     assert values[-1] * (1 - 1e-9) <= found.smallest <= values[-1] * (1 + tol)
     assert values[0] * (1 - tol) <= found.largest <= values[0] * (1 + 1e-9)
     norm = torch.linalg.matrix_norm((explicit(net, X) - explicit(other, X)).detach(), 2).item()
-    J = JacobianOperator(net, X), JacobianOperator(other, X)
-    assert norm * (1 - tol) <= jacobian_distance(*J, tol=tol) <= norm * (1 + 1e-9)
+    assert norm * (1 - tol) <= start.distance(other) <= norm * (1 + 1e-9)
 
 
-def test_distance_of_jacobians(pair):
-    net, other, X, _ = pair
-    for rows in (1, 2, 6):
-        J, K = explicit(net, X[:rows]).detach(), explicit(other, X[:rows]).detach()
-        expected = torch.linalg.matrix_norm(J - K, 2).item()
-        operators = [JacobianOperator(m, X[:rows]) for m in (net, other)]
-        assert jacobian_distance(*operators) == pytest.approx(expected, rel=1e-8)
-    J = JacobianOperator(net, X)
-    assert jacobian_distance(J, J) == 0
+@pytest.mark.parametrize("rows", [1, 2, 3, 6])
+@pytest.mark.parametrize("solver", ["dense", "lanczos"])
+def test_distance_of_jacobians(pair, solver, rows):
+    net, other, X, k = pair
+    J, K = explicit(net, X[:rows]).detach(), explicit(other, X[:rows]).detach()
+    expected = torch.linalg.matrix_norm(J - K, 2).item()
+    start = StartJacobian(net, X[:rows], k, solver=solver)
+    assert start.distance(other) == pytest.approx(expected, rel=1e-8)
+    assert start.distance(net) == 0
+
+
+@pytest.mark.parametrize("size", [1e-1, 1e-3, 1e-6])
+@pytest.mark.parametrize("solver", ["dense", "lanczos"])
+def test_small_distances_do_not_drown(pair, solver, size):
+    """Where kernels cancel in their difference, products with the Jacobians take over.
+
+    Jacobians have rounding errors themselves, of about 1e-14 of their size.
+    """
+    net, other, X, k = pair
+    near = copy.deepcopy(net)
+    with torch.no_grad():
+        for p, q in zip(near.parameters(), other.parameters(), strict=True):
+            p += size * q
+    J, K = explicit(net, X).detach(), explicit(near, X).detach()
+    expected = torch.linalg.matrix_norm(J - K, 2).item()
+    found = StartJacobian(net, X, k, solver=solver).distance(near)
+    assert found == pytest.approx(expected, rel=1e-8 + 1e-13 / size)
 
 
 @pytest.mark.parametrize("solver", ["dense", "lanczos"])
@@ -99,7 +113,7 @@ def test_a_singular_kernel_is_reported_as_such(why, solver, seed):
         else:
             net = nn.Sequential(nn.Linear(5, 8, bias=False), nn.ReLU(), nn.Linear(8, 1, bias=False))
             net, X = net.double(), torch.cat([X[:5], torch.zeros(1, 5)])
-    found = kernel_extremes(net, X, 1, solver=solver)
+    found = StartJacobian(net, X, 1, solver=solver).extremes
     assert found.singular
     assert found.smallest == 0
     assert found.largest > 0
@@ -120,7 +134,7 @@ def test_lanczos_that_does_not_converge_says_what_to_do(monkeypatch):
     net, X = nn.Linear(30, 1).double(), torch.eye(30, dtype=torch.float64)
     X *= torch.linspace(1, 2, 30)[:, None]
     with pytest.raises(RuntimeError, match=r"raise tol, or .*solver='dense', or use fewer rows"):
-        kernel_extremes(net, X, 1, solver="lanczos")
+        StartJacobian(net, X, 1, solver="lanczos")
 
 
 def test_stacked_is_the_gram_of_all_outputs(pair):
