@@ -59,7 +59,7 @@ class NaturalGradientReport(Report):
         ``n_refuted`` of ``n_runs``, ``n_diverged``; ``learning_rate``, and ``admissible_step`` for
         the mean ``c_prime``, NaN where there is none; ``observed_factor``, by which the squared
         residual shrank a step, and for the undamped natural gradient ``promised_factor``, and
-        ``kept``: whether the promise was kept at each step that was looked at.
+        ``kept``: whether each run kept the promise, at each step that was looked at.
     verdict : str
         What it says, in words.
     title : str
@@ -278,11 +278,11 @@ class _Conditions(Task):
             found.append({**unit, **when, **paths[0].at(module)})
 
         network, status = train_looking(network, self.X, self.y, look, self.epochs)
-        common: dict[str, Any] = {"status": status, "learning_rate": math.nan}
+        undamped = network.optimizer == "natural_gradient" and network.damping == 0
+        common: dict[str, Any] = {"status": status, "undamped": undamped, "learning_rate": math.nan}
         batches = 1
         if status == "ok":
             common["learning_rate"] = float(network.net_.lr)
-            common["undamped"] = network.optimizer == "natural_gradient" and network._damping == 0
             batches = math.ceil(len(Z) / network.net_.batch_size)
         rows = found or [{**unit, "epoch": 0}]
         return [{**row, **common, "step": row["epoch"] * batches} for row in rows]
@@ -392,17 +392,16 @@ def _summarized(found: pd.DataFrame) -> dict[str, Any]:
         "learning_rate": good.learning_rate.mean(),
         "admissible_step": (1 - 2 * c.mean) / (1 + c.mean) ** 2 if c.mean < 0.5 else math.nan,
     }
-    factors, kept = [], []
+    undamped = bool(found.undamped.all())
+    factors, kept = [], row["n_diverged"] == 0
     for _, run in good.groupby("seed"):
         later = run[(run.step > 0) & (run.residual > FLOOR)]
         if len(later):
             last = later.iloc[-1]
             factors.append(last.residual ** (1 / last.step))
-        if run.undamped.all():
-            bound = (1 - run.learning_rate) ** run.step
-            kept.append(bool((run.residual <= np.maximum(bound * (1 + 1e-6), FLOOR)).all()))
+        bound = (1 - run.learning_rate) ** run.step
+        kept &= bool((run.residual <= np.maximum(bound * (1 + 1e-6), FLOOR)).all())
     row["observed_factor"] = float(np.mean(factors)) if factors else math.nan
-    undamped = bool(kept) and len(kept) == len(good.seed.unique())
     row["promised_factor"] = 1 - row["learning_rate"] if undamped else math.nan
-    row["kept"] = all(kept) if undamped else None
+    row["kept"] = kept if undamped else None
     return row

@@ -46,5 +46,5 @@ def _line(row: Any) -> str:
             f"{row.promised_factor:.3g}: {'kept' if row.kept else 'not kept'}"
         )
     if row.n_diverged:
-        parts.append(f"{row.n_diverged} diverged")
+        parts.append(f"{row.n_diverged} of {row.n_runs} runs diverged")
     return start + "; ".join(parts) + "."

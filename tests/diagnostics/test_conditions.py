@@ -239,4 +239,15 @@ def test_a_diverged_run_is_in_its_row(seed):
     assert summary.n_diverged.tolist() == [2, 0]
     assert math.isnan(summary.loc["wild"].observed_factor)
     assert 0 < summary.loc["tame"].observed_factor < 1
-    assert "2 diverged" in report.verdict
+    assert "2 of 2 runs diverged" in report.verdict
+
+
+def test_a_natural_gradient_that_diverges_has_not_kept_its_promise(seed):
+    X, y = problem(seed)
+    wild = {"optimizer": "natural_gradient", "learning_rate": 30.0, "damping": 0.0}
+    report = natural_gradient_conditions(
+        shallow(width=32, max_epochs=10), X, y, optimizers={"wild": wild}, n_seeds=2
+    )
+    assert report.summary.n_diverged.item() == 2
+    assert not report.summary.kept.item()
+    assert report.summary.kept.item() is not None
