@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import clone
-from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_consistent_length
 from torch import Tensor
@@ -35,6 +34,7 @@ from skntk.diagnostics.subject import (
 )
 from skntk.finite import EmpiricalKernel
 from skntk.infinite import infinite_width
+from skntk.training import NetworkClassifier
 
 if TYPE_CHECKING:
     from skntk.diagnostics.displays import DisconnectDisplay
@@ -50,11 +50,13 @@ class DisconnectReport(Report):
     ----------
     runs : DataFrame
         One row for each run: ``width`` (None for a module as it stands), ``seed, status``; the
-        scores ``full, linearized, kernel, limit``; ``feature_learning, optimizer, finite_width``,
-        their differences; ``..._distance``: root mean square distance of the two functions at
-        test rows, in units of what the network is trained on (standard deviations of the targets,
-        or the indicators of the classes); ``..._loss``, on the training rows; ``time`` of gradient
-        flow that the kernel machines are trained for.
+        scores ``full, linearized, kernel, limit``; their differences ``feature_learning,
+        optimizer, finite_width``; of each difference ``..._error``, its standard error by its
+        spread over the test rows of that run alone, and ``..._distance``, the root mean square
+        distance of the two functions at test rows, in units of what the network is trained on
+        (standard deviations of the targets, or the indicators of the classes); of each reading
+        ``..._loss``, on the training rows; ``time`` of gradient flow that the kernel machines are
+        trained for.
     summary : DataFrame
         One row for each width and difference: ``mean, standard_error, low, high`` over runs, with
         the ends of the 95 % interval; ``distance``; ``finding``: "positive" or "negative" if it is
@@ -193,9 +195,9 @@ def disconnect_report(
     >>> from skntk import NetworkRegressor
     >>> from skntk.diagnostics import disconnect_report
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> net = NetworkRegressor(depth=1, width=512, centered=True, optimizer="gd", max_epochs=30)
-    >>> model = make_pipeline(StandardScaler(), net)
-    >>> report = disconnect_report(model, X[:200], y[:200], n_seeds=3)
+    >>> net = NetworkRegressor(depth=1, width=256, activation="erf", centered=True,
+    ...                        optimizer="gd", max_epochs=20)
+    >>> report = disconnect_report(make_pipeline(StandardScaler(), net), X, y, n_seeds=3)
     >>> report.summary[["difference", "finding"]]
              difference finding
     0  feature_learning    none
@@ -301,22 +303,24 @@ class _Disconnect(Task):
         for name, machine in machines.items():
             functions[name] = machine.predict(test_inputs, start_at_test, time)
             losses[name] = machine.loss(time)
-        scores = {name: _score(full, f, y_test) for name, f in functions.items()}
-        return {"time": time, **_compared(functions, losses, scores)}
+        shares = {name: _shares(full, f, y_test) for name, f in functions.items()}
+        return {"time": time, **_compared(functions, losses, shares)}
 
 
 def _compared(
-    functions: dict[str, Tensor], losses: dict[str, float], scores: dict[str, float]
+    functions: dict[str, Tensor], losses: dict[str, float], shares: dict[str, np.ndarray]
 ) -> dict[str, float]:
     """Scores, losses and differences of all readings, NaN where there is none."""
     found: dict[str, float] = {}
     for name in READINGS:
-        found[name] = scores.get(name, math.nan)
+        found[name] = float(shares[name].mean()) if name in shares else math.nan
         found[f"{name}_loss"] = losses.get(name, math.nan)
     for name, (a, b) in DIFFERENCES.items():
-        found[name] = found[a] - found[b]
-        found[f"{name}_distance"] = math.nan
+        found |= {name: math.nan, f"{name}_error": math.nan, f"{name}_distance": math.nan}
         if a in functions and b in functions:
+            d = shares[a] - shares[b]
+            found[name] = float(d.mean())
+            found[f"{name}_error"] = float(d.std(ddof=1)) / math.sqrt(len(d)) if len(d) > 1 else 0.0
             apart = functions[a].double() - functions[b].double()
             found[f"{name}_distance"] = float(apart.square().mean().sqrt())
     return found
@@ -341,11 +345,16 @@ def _loss(outputs: Tensor, Z: Tensor) -> float:
     return 0.5 * float((outputs.double() - Z).square().mean())
 
 
-def _score(network: Network, outputs: Tensor, y: Any) -> float:
-    """The score of a function that is given by its values."""
-    if hasattr(network, "classes_"):
-        return float(accuracy_score(y, network.classes_[outputs.argmax(1).numpy()]))
-    return float(r2_score(y, network._targets.back(outputs.double())))
+def _shares(network: Network, outputs: Tensor, y: Any) -> np.ndarray:
+    """What each test row adds to the score, which is their mean: accuracy, or R^2."""
+    y = np.asarray(y)
+    if isinstance(network, NetworkClassifier):
+        return (network.classes_[outputs.argmax(1).numpy()] == y).astype(float)
+    y = y.astype(float).reshape(len(y), -1)
+    squares = (network._targets.back(outputs.double()).reshape(y.shape) - y) ** 2
+    variances = y.var(0)
+    variances[variances == 0] = 1.0
+    return (1 - squares / variances).mean(1)
 
 
 def _report(
@@ -365,10 +374,11 @@ def _report(
             known = good[name].dropna() if len(good) else []
             scores.append({"width": width, "reading": name, **_estimated(known, overlap)})
         for name in DIFFERENCES:
-            known = good[name].dropna() if len(good) else []
-            row = {"width": width, "difference": name, **_estimated(known, overlap)}
+            known, errors = (good[[name, f"{name}_error"]].dropna().T.to_numpy() if len(good)
+                             else ([], []))  # fmt: skip
+            row = {"width": width, "difference": name, **_estimated(known, overlap, errors)}
             row["distance"] = good[f"{name}_distance"].mean() if len(good) else math.nan
-            needed = runs_needed(known, margin, overlap) if len(known) > 1 else None
+            needed = runs_needed(known, margin, overlap, errors) if len(known) > 1 else None
             row["finding"] = _finding(row, margin)
             row["runs_needed"] = math.nan if needed is None else needed
             differences.append({**row, **counts})
@@ -385,8 +395,8 @@ def _report(
     )
 
 
-def _estimated(values: Any, overlap: float) -> dict[str, float]:
-    found = estimate(values, overlap)._asdict()
+def _estimated(values: Any, overlap: float, errors: Any = ()) -> dict[str, float]:
+    found = estimate(values, overlap, errors)._asdict()
     return {key: found[key] for key in ("mean", "standard_error", "low", "high")}
 
 

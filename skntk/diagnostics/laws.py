@@ -38,7 +38,7 @@ class Estimate(NamedTuple):
     n: int
 
 
-def estimate(values: Any, overlap: float = 0.0) -> Estimate:
+def estimate(values: Any, overlap: float = 0.0, errors: Any = ()) -> Estimate:
     """Mean over runs with a Student interval.
 
     Parameters
@@ -50,6 +50,9 @@ def estimate(values: Any, overlap: float = 0.0) -> Estimate:
         then agree more than independent data would, and the variance of the mean is
         ``(1 / n + overlap)`` times that of a run (Nadeau & Bengio 2003, section 3). 0 for
         independent runs.
+    errors : array-like of shape (n,), optional
+        Standard errors of the values, as far as each run knows its own. The variance of a run
+        counts for no less than their mean square, even if few runs agree by chance.
 
     Examples
     --------
@@ -63,7 +66,7 @@ def estimate(values: Any, overlap: float = 0.0) -> Estimate:
     if n < 2 or not np.isfinite(values).all():
         mean = float(values.mean()) if n else math.nan
         return Estimate(mean, math.nan, math.nan, math.nan, n)
-    mean, spread = float(values.mean()), float(values.std(ddof=1))
+    mean, spread = float(values.mean()), _spread(values, errors)
     error = spread * math.sqrt(1 / n + overlap)
     reach = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * error
     return Estimate(mean, error, mean - reach, mean + reach, n)
@@ -92,7 +95,7 @@ def estimate_positive(values: Any) -> Estimate:
     return Estimate(math.exp(mean), math.nan, math.exp(low), math.exp(high), n)
 
 
-def runs_needed(values: Any, margin: float, overlap: float = 0.0) -> int | None:
+def runs_needed(values: Any, margin: float, overlap: float = 0.0, errors: Any = ()) -> int | None:
     """How many runs would tell a mean from 0, or show that it is within a margin of it.
 
     Parameters
@@ -101,7 +104,7 @@ def runs_needed(values: Any, margin: float, overlap: float = 0.0) -> int | None:
         What the runs so far gave; mean and spread are taken from them.
     margin : float
         What counts as no difference.
-    overlap : float, default=0.0
+    overlap, errors
         As of `estimate`.
 
     Returns
@@ -116,12 +119,19 @@ def runs_needed(values: Any, margin: float, overlap: float = 0.0) -> int | None:
     90
     """
     values = np.asarray(values, dtype=float)
-    mean, spread = abs(float(values.mean())), float(values.std(ddof=1))
+    mean, spread = abs(float(values.mean())), _spread(values, errors)
     reach = max(mean, margin - mean)
     n = np.arange(2, _MOST_RUNS + 1)
     half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * spread * np.sqrt(1 / n + overlap)
     enough = n[half < reach]
     return int(enough[0]) if len(enough) else None
+
+
+def _spread(values: np.ndarray, errors: Any) -> float:
+    """Standard deviation of a run, not less than its own error."""
+    own = np.asarray(errors, dtype=float)
+    floor = math.sqrt(float(np.mean(own**2))) if own.size else 0.0
+    return max(float(values.std(ddof=1)), floor)
 
 
 @dataclass(frozen=True)

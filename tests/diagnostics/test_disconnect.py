@@ -118,10 +118,32 @@ def test_differences_telescope(seed):
     assert list(report.summary.difference) == 2 * list(DIFFERENCES)
     assert list(report.scores.reading) == 2 * list(READINGS)
     for row in report.summary.itertuples():
-        values = runs[runs.width == row.width][row.difference]
+        own = runs[runs.width == row.width]
+        values = own[row.difference]
         assert row.mean == pytest.approx(values.mean(), abs=1e-15)
-        expected = values.std() * math.sqrt(1 / 3 + 10 / 30)  # Nadeau & Bengio
+        spread = max(values.std(), np.sqrt((own[f"{row.difference}_error"] ** 2).mean()))
+        expected = spread * math.sqrt(1 / 3 + 10 / 30)  # Nadeau & Bengio
         assert row.standard_error == pytest.approx(expected)
+
+
+def test_runs_that_agree_by_chance_are_not_exact(seed):
+    """The error of a difference of accuracies is that of a paired comparison of test rows."""
+    X, y = problem(seed)
+    net = NetworkClassifier(depth=1, width=8, max_epochs=5)
+    report = disconnect_report(net, X, (y > 0).astype(int), n_seeds=2, test_size=10)
+    assert (report.summary.high - report.summary.low >= 0).all()
+    for row in report.runs.itertuples():
+        # differences of one row are -1, 0 or 1: of n rows, d more are right on one side
+        d = abs(round(10 * row.feature_learning))
+        least = math.sqrt((d - d**2 / 10) / 9 / 10) if d else 0.0
+        assert row.feature_learning_error >= least - 1e-12
+
+
+def test_scores_are_those_of_the_estimators_for_constant_targets(seed):
+    X, _ = problem(seed)
+    net = NetworkRegressor(depth=1, width=8, max_epochs=2)
+    report = disconnect_report(net, X, np.full(40, 3.0), n_seeds=2)
+    assert np.isfinite(report.runs[list(READINGS)].to_numpy()).all()
 
 
 def test_splits_are_shared_by_widths_and_weights_are_not(seed):

@@ -60,6 +60,16 @@ def test_positive_values_have_positive_intervals(seed):
     assert estimate_positive([]).n == 0
 
 
+def test_runs_that_agree_are_as_uncertain_as_each_of_them():
+    found = estimate([0.5, 0.5, 0.5, 0.5], overlap=0.25, errors=[0.1, 0.2, 0.1, 0.2])
+    expected = math.sqrt((0.1**2 + 0.2**2) / 2) * math.sqrt(1 / 4 + 0.25)
+    assert found.standard_error == pytest.approx(expected)
+    assert found.low < 0.5 < found.high
+    apart = estimate([0.0, 1.0], errors=[0.1, 0.1])
+    assert apart == estimate([0.0, 1.0])
+    assert runs_needed([0.0, 0.0], 0.1, errors=[0.2, 0.2]) > runs_needed([0.0, 0.0], 0.1)
+
+
 def test_one_run_or_none():
     one, none = estimate([2.0]), estimate([])
     assert one.mean == 2.0
