@@ -195,7 +195,7 @@ def disconnect_report(
     >>> from skntk import NetworkRegressor
     >>> from skntk.diagnostics import disconnect_report
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> net = NetworkRegressor(depth=1, width=256, activation="erf", centered=True,
+    >>> net = NetworkRegressor(depth=1, width=1024, activation="erf", centered=True,
     ...                        optimizer="gd", max_epochs=20)
     >>> report = disconnect_report(make_pipeline(StandardScaler(), net), X, y, n_seeds=3)
     >>> report.summary[["difference", "finding"]]
