@@ -143,9 +143,10 @@ class Study:
         print(report.verdict, flush=True)
 
     def conditions(self) -> None:
-        for name, network in NETWORKS.items():
+        for name in self.args.networks:
+            network = NETWORKS[name]
             net = network.estimator(self.args.epochs, self.args.device)
-            widths = network.widths[:1] if self.args.quick else network.widths
+            widths = network.widths[:1] if self.args.quick else self.args.widths or network.widths
             self.report("conditions", name, "", net, widths=widths, optimizers=OPTIMIZERS)
 
     def steps(self) -> None:
@@ -344,7 +345,8 @@ def main() -> None:
     done = list(dict.fromkeys(summary.part))
     parts += [f"**{part}**\n\n{table(summary, part)}" for part in done]
     parts.append(findings(summary))
-    whole = set(done) == set(PARTS) and args.device == "cpu" and not args.quick
+    whole = set(done) == set(PARTS) and args.device == "cpu" and not (args.quick or args.widths)
+    whole &= args.networks == list(NETWORKS)
     if whole:
         draw(summary, runs, DOCS / "images" / "optimization_conditions.png")
         main_part = summary[summary.part == "conditions"]
@@ -363,6 +365,10 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--data", required=True, type=Path, help="folder of the .npz archives")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="default: all")
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="of the first part"
+    )
+    parser.add_argument("--widths", nargs="+", type=int, help="of the first part, for all networks")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=30, help="steps of each training")
     parser.add_argument("--device", default="cpu")
