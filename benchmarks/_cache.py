@@ -12,6 +12,13 @@ HERE = Path(__file__).resolve().parent
 DEFAULT_DIRECTORY = HERE / ".cache"
 
 
+def run_folder(name: str) -> Path:
+    """Folder for the finished runs of a report, by the version of the code that makes it."""
+    DEFAULT_DIRECTORY.mkdir(exist_ok=True)
+    (DEFAULT_DIRECTORY / ".gitignore").write_text("*\n", encoding="utf-8")
+    return DEFAULT_DIRECTORY / f"{name}-{skntk_version()}"
+
+
 class ResultCache:
     """Records in a JSON-lines file, found by their key fields; the last one written counts.
 

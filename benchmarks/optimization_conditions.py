@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from _cache import DEFAULT_DIRECTORY, HERE, skntk_version
+from _cache import HERE, run_folder
 from _report import markdown_table, publish
 from torch import nn
 
@@ -385,9 +385,7 @@ def _arguments() -> argparse.Namespace:
     if args.quick:
         args.seeds, args.epochs = 2, 2
     if args.resume is None:
-        args.resume = DEFAULT_DIRECTORY / f"optimization_conditions-{skntk_version()}"
-        DEFAULT_DIRECTORY.mkdir(exist_ok=True)
-        (DEFAULT_DIRECTORY / ".gitignore").write_text("*\n", encoding="utf-8")
+        args.resume = run_folder("optimization_conditions")
     return args
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _cache import DEFAULT_DIRECTORY, skntk_version
+from _cache import run_folder
 from _report import markdown_table, publish
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -122,9 +122,7 @@ def _arguments() -> argparse.Namespace:
     )
     args = parser.parse_args()
     if args.resume is None:
-        args.resume = DEFAULT_DIRECTORY / f"uci_disconnect-{skntk_version()}"
-        DEFAULT_DIRECTORY.mkdir(exist_ok=True)
-        (DEFAULT_DIRECTORY / ".gitignore").write_text("*\n", encoding="utf-8")
+        args.resume = run_folder("uci_disconnect")
     return args
 
 

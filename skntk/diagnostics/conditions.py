@@ -17,9 +17,9 @@ from skntk.diagnostics.laws import estimate
 from skntk.diagnostics.measures import outputs_of, parameter_vector
 from skntk.diagnostics.recording import spread_epochs, train_looking
 from skntk.diagnostics.report import Report
-from skntk.diagnostics.runs import Rows, Task, Unit, run_units
+from skntk.diagnostics.runs import Rows, Task, Unit
 from skntk.diagnostics.spectrum import SOLVERS, StartJacobian
-from skntk.diagnostics.subject import Subject, check_count, check_widths
+from skntk.diagnostics.subject import Subject, check_count
 
 if TYPE_CHECKING:
     from skntk.diagnostics.displays import NaturalGradientDisplay
@@ -199,14 +199,7 @@ def natural_gradient_conditions(
     True
     """
     subject = Subject.of(module, y, module__params)
-    chosen = _optimizers(optimizers)
-    if widths is not None:
-        subject.check_scalable()
-    sizes: tuple[int | None, ...] = (None,)
-    if widths is not None:
-        sizes = check_widths(widths, least=1)
-    elif not subject.fixed:
-        sizes = (subject.own_width,)
+    chosen, sizes = _optimizers(optimizers), subject.sizes(widths)
     check_count("n_seeds", n_seeds, 1)
     check_count("n_times", n_times, 2)
     check_count("random_state", random_state, 0)
@@ -223,15 +216,7 @@ def natural_gradient_conditions(
         for s in range(n_seeds)
         for name in chosen
     ]
-    found = run_units(
-        task.run,
-        units,
-        folder=task.folder(cache_dir),
-        n_jobs=n_jobs,
-        verbose=verbose,
-        what="conditions",
-    )
-    runs = pd.DataFrame(found)
+    runs = task.runs(units, cache_dir=cache_dir, n_jobs=n_jobs, verbose=verbose)
     summary = _summary(runs, sizes, list(chosen))
     refuted = _refuted(runs).groupby([runs.width.fillna(0), runs.seed]).any()
     return NaturalGradientReport(
@@ -324,7 +309,6 @@ class _Path:
         apart = 0.0 if moved == 0 else self.start.distance(module)
         return {
             "smallest_eigenvalue": self.start.extremes.smallest,
-            "largest_eigenvalue": self.start.extremes.largest,
             "singular": self.start.extremes.singular,
             "c_prime": 3 * apart / self.root if self.root else math.inf,
             "distance": moved / self.radius,

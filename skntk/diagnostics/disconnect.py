@@ -24,12 +24,11 @@ from skntk.diagnostics.laws import estimate, runs_needed
 from skntk.diagnostics.measures import outputs_of
 from skntk.diagnostics.recording import start_of, watched
 from skntk.diagnostics.report import Report
-from skntk.diagnostics.runs import Rows, Task, Unit, run_units
+from skntk.diagnostics.runs import Rows, Task, Unit
 from skntk.diagnostics.subject import (
     Network,
     Subject,
     check_count,
-    check_widths,
     draw_seed,
 )
 from skntk.finite import EmpiricalKernel
@@ -205,12 +204,7 @@ def disconnect_report(
     2      finite_width    none
     """
     subject = Subject.of(module, y, module__params)
-    sizes: tuple[int | None, ...] = (None,)
-    if widths is not None:
-        subject.check_scalable()
-        sizes = check_widths(widths, least=1, infinite=True)
-    elif not subject.fixed:
-        sizes = (subject.own_width,)
+    sizes = subject.sizes(widths, infinite=True)
     check_count("n_seeds", n_seeds, 2)
     check_count("random_state", random_state, 0)
     if not 0 < margin < math.inf:
@@ -225,15 +219,8 @@ def disconnect_report(
     task = _Disconnect(subject, X, y, random_state, test_size, train_size)
     train, test = task.split(0)
     units = [{"width": w, "seed": s} for w in sizes for s in range(n_seeds)]
-    found = run_units(
-        task.run,
-        units,
-        folder=task.folder(cache_dir),
-        n_jobs=n_jobs,
-        verbose=verbose,
-        what="disconnect",
-    )
-    return _report(task, pd.DataFrame(found), sizes, len(test) / len(train), margin)
+    runs = task.runs(units, cache_dir=cache_dir, n_jobs=n_jobs, verbose=verbose)
+    return _report(task, runs, sizes, len(test) / len(train), margin)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from skntk.diagnostics.measures import Departure, limit_kernel
 from skntk.diagnostics.recording import spread_epochs, start_of, train_looking
 from skntk.diagnostics.regime_verdict import CRITERIA, law_of, regime_verdict
 from skntk.diagnostics.report import Report
-from skntk.diagnostics.runs import Rows, Task, Unit, run_units
+from skntk.diagnostics.runs import Rows, Task, Unit
 from skntk.diagnostics.spectrum import full_kernel
 from skntk.diagnostics.subject import (
     Subject,
@@ -221,15 +221,8 @@ def kernel_regime_report(
     units = [{"width": w, "seed": s} for w in widths for s in range(n_seeds)]
     reference = _reference(task, [unit for unit in units if unit["width"] == widths[-1]])
     task = replace(task, reference=reference, widest=None if reference is None else widths[-1])
-    found = run_units(
-        task.run,
-        units,
-        folder=task.folder(cache_dir),
-        n_jobs=n_jobs,
-        verbose=verbose,
-        what="kernel regime",
-    )
-    return _report(task, pd.DataFrame(found), width, tolerance)
+    runs = task.runs(units, cache_dir=cache_dir, n_jobs=n_jobs, verbose=verbose)
+    return _report(task, runs, width, tolerance)
 
 
 @dataclass(frozen=True)

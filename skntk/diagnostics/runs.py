@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import pandas as pd
 import torch
 
 from skntk.core import check_writable, write_atomically
@@ -48,13 +49,28 @@ class Task:
         """What one run finds."""
         raise NotImplementedError
 
-    def folder(self, cache_dir: str | Path | None) -> Path | None:
-        """Where the runs of this study are kept: runs of other data or settings lie elsewhere."""
-        if cache_dir is None:
-            return None
-        rest = [getattr(self, field.name) for field in fields(self) if field.name != "subject"]
+    def runs(
+        self,
+        units: Sequence[Unit],
+        *,
+        cache_dir: str | Path | None,
+        n_jobs: int | None,
+        verbose: int,
+    ) -> pd.DataFrame:
+        """Rows of all runs; `run_units` with a folder of this study's own.
+
+        Runs of other data or other settings lie elsewhere.
+        """
         name = type(self).__name__.strip("_").lower()
-        return Path(cache_dir) / f"{name}-{self.subject.fingerprint(rest)[:16]}"
+        folder = None
+        if cache_dir is not None:
+            folder = Path(cache_dir) / f"{name}-{self._fingerprint()}"
+        options: Any = {"folder": folder, "n_jobs": n_jobs, "verbose": verbose, "what": name}
+        return pd.DataFrame(run_units(self.run, units, **options))
+
+    def _fingerprint(self) -> str:
+        rest = [getattr(self, field.name) for field in fields(self) if field.name != "subject"]
+        return self.subject.fingerprint(rest)[:16]
 
 
 def run_units(

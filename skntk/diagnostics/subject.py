@@ -129,6 +129,13 @@ class Subject:
                 "to compare with: add one to its constructor."
             )
 
+    def sizes(self, widths: Any, infinite: bool = False) -> tuple[int | None, ...]:
+        """Widths as they were asked for; by default its own, None for a module as it stands."""
+        if widths is not None:
+            self.check_scalable()
+            return check_widths(widths, least=1, infinite=infinite)
+        return (None,) if self.fixed else (self.own_width,)
+
     def at(self, width: int | None, seed: int, **params: Any) -> Network:
         """An estimator of that width, not fitted.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from skntk.diagnostics.conditions import (
     NaturalGradientReport,
     natural_gradient_conditions,
 )
+from skntk.diagnostics.displays.base import ReportDisplay
 from skntk.diagnostics.displays.style import (
     from_zero,
     legend,
@@ -21,10 +22,13 @@ from skntk.diagnostics.displays.style import (
     panels,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 _KEYS = ("width", "optimizer")
 
 
-class NaturalGradientDisplay:
+class NaturalGradientDisplay(ReportDisplay):
     """The condition on the Jacobian over width and along training, and how fast training is.
 
     Parameters
@@ -55,37 +59,11 @@ class NaturalGradientDisplay:
     'steps'
     """
 
-    def __init__(self, report: NaturalGradientReport) -> None:
-        self.report = report
+    report: NaturalGradientReport
+    _make = staticmethod(natural_gradient_conditions)
 
-    @classmethod
-    def from_estimator(
-        cls, estimator: Any, X: Any, y: Any, *, ax: Any = None, **params: Any
-    ) -> NaturalGradientDisplay:
-        """Make the report and draw it.
-
-        Parameters
-        ----------
-        estimator, X, y, **params
-            As of `natural_gradient_conditions`.
-        ax : matplotlib Axes, optional
-            As of `plot`.
-        """
-        return cls(natural_gradient_conditions(estimator, X, y, **params)).plot(ax)
-
-    def plot(self, ax: Any = None) -> NaturalGradientDisplay:
-        """Draw the report.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw the panel of C', alone; by default a new figure has all panels.
-
-        Returns
-        -------
-        NaturalGradientDisplay
-            Itself.
-        """
+    def plot(self, ax: Any = None) -> Self:
+        """Draw the report, or in the given axes its main panel, `ax_`, alone."""
         several = self.report.runs.width.nunique() > 1
         self.figure_, self.axes_ = panels(ax, 3 if several else 2)
         self.ax_ = self.axes_[0]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from skntk.diagnostics.disconnect import DisconnectReport, disconnect_report
+from skntk.diagnostics.displays.base import ReportDisplay
 from skntk.diagnostics.displays.style import legend, line_style, panels
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _READINGS = {
     "full": "trained network",
@@ -22,7 +26,7 @@ _DIFFERENCES = {
 }
 
 
-class DisconnectDisplay:
+class DisconnectDisplay(ReportDisplay):
     """Scores of four readings of a network, and the differences between neighbours.
 
     Parameters
@@ -53,37 +57,11 @@ class DisconnectDisplay:
     2
     """
 
-    def __init__(self, report: DisconnectReport) -> None:
-        self.report = report
+    report: DisconnectReport
+    _make = staticmethod(disconnect_report)
 
-    @classmethod
-    def from_estimator(
-        cls, estimator: Any, X: Any, y: Any, *, ax: Any = None, **params: Any
-    ) -> DisconnectDisplay:
-        """Make the report and draw it.
-
-        Parameters
-        ----------
-        estimator, X, y, **params
-            As of `disconnect_report`.
-        ax : matplotlib Axes, optional
-            As of `plot`.
-        """
-        return cls(disconnect_report(estimator, X, y, **params)).plot(ax)
-
-    def plot(self, ax: Any = None) -> DisconnectDisplay:
-        """Draw the report.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw the panel of the differences, alone; by default a new figure has both.
-
-        Returns
-        -------
-        DisconnectDisplay
-            Itself.
-        """
+    def plot(self, ax: Any = None) -> Self:
+        """Draw the report, or in the given axes its main panel, `ax_`, alone."""
         self.figure_, self.axes_ = panels(ax, 2, (5.6, 4.4))
         self.ax_ = self.axes_[-1]
         if ax is None:

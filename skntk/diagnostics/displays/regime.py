@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from skntk.diagnostics.displays.base import ReportDisplay
 from skntk.diagnostics.displays.style import (
     from_zero,
     legend,
@@ -15,6 +16,9 @@ from skntk.diagnostics.displays.style import (
 )
 from skntk.diagnostics.regime import KernelRegimeReport, kernel_regime_report
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 #: What is drawn over the width, at which end of training, and its name.
 _SHOWN = (
     ("kernel_change", -1, "kernel change"),
@@ -24,7 +28,7 @@ _SHOWN = (
 )
 
 
-class KernelRegimeDisplay:
+class KernelRegimeDisplay(ReportDisplay):
     """How far training takes a network from its kernel, over width and over training time.
 
     Parameters
@@ -45,7 +49,7 @@ class KernelRegimeDisplay:
     --------
     >>> import matplotlib; matplotlib.use("agg")
     >>> import numpy as np
-    >>> from skntk import NetworkRegressor
+        >>> from skntk import NetworkRegressor
     >>> from skntk.diagnostics import KernelRegimeDisplay
     >>> rng = np.random.default_rng(0)
     >>> X, y = rng.standard_normal((8, 3)), rng.standard_normal(8)
@@ -55,37 +59,11 @@ class KernelRegimeDisplay:
     3
     """
 
-    def __init__(self, report: KernelRegimeReport) -> None:
-        self.report = report
+    report: KernelRegimeReport
+    _make = staticmethod(kernel_regime_report)
 
-    @classmethod
-    def from_estimator(
-        cls, estimator: Any, X: Any, y: Any, *, ax: Any = None, **params: Any
-    ) -> KernelRegimeDisplay:
-        """Make the report and draw it.
-
-        Parameters
-        ----------
-        estimator, X, y, **params
-            As of `kernel_regime_report`.
-        ax : matplotlib Axes, optional
-            As of `plot`.
-        """
-        return cls(kernel_regime_report(estimator, X, y, **params)).plot(ax)
-
-    def plot(self, ax: Any = None) -> KernelRegimeDisplay:
-        """Draw the report.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, optional
-            Where to draw the panel over the width, alone; by default a new figure has all panels.
-
-        Returns
-        -------
-        KernelRegimeDisplay
-            Itself.
-        """
+    def plot(self, ax: Any = None) -> Self:
+        """Draw the report, or in the given axes its main panel, `ax_`, alone."""
         self.figure_, self.axes_ = panels(ax, 3)
         self.ax_ = self.axes_[0]
         self._over_width(self.ax_)
