@@ -448,13 +448,18 @@ PATHS = {
         {A},
     ),
     "weights of two scales": (
+        net(lambda m, x: F.linear(F.linear(x, m.w).tanh(), 2 * m.w), w=parameter(4, 4)),
+        rows(4),
+        {P},
+    ),
+    "weights tied in two parametrizations": (
         tied(
             lambda m, x: m.b(m.a(x).tanh()),
             snn.Linear(4, 4, bias=False),
             nn.Linear(4, 4, bias=False),
         ),
         rows(4),
-        {P},
+        {A},
     ),
     "residual": (
         net(

@@ -81,7 +81,9 @@ class Linear(Affine):
         """Apply the layer to the last axis: (..., in_features) to (..., out_features)."""
         weight_scale, bias_scale = self.scales
         bias = None if self.bias is None else bias_scale * self.bias
-        return F.linear(x, weight_scale * self.weight, bias)
+        # inputs are scaled, not weights, of which a wide layer has many more
+        x = x if weight_scale == 1 else weight_scale * x
+        return F.linear(x, self.weight, bias)
 
     def extra_repr(self) -> str:
         """Return the arguments, for ``repr``."""

@@ -40,6 +40,8 @@ from skntk.training.net import (
     Progress,
     Rows,
     as_batch,
+    as_matrix,
+    interrupts_kept,
     is_stopped,
     read_checkpoint,
 )
@@ -260,12 +262,13 @@ class NetworkEstimator(ModuleParams):
             if self.optimizer in PRECONDITIONERS:
                 made = PRECONDITIONERS[self.optimizer]
                 net.preconditioner = made(net.module_, self._likelihood, self._damping)
-            if resumed:
-                last = dict(net.callbacks_)["epoch_end"]
-                last.__dict__.update(vars(end))  # the path may have changed, and the clock
-                self._resume(net, X[rows], y[rows])
-            else:
-                net.partial_fit(X[rows], y[rows])
+            with interrupts_kept():
+                if resumed:
+                    last = dict(net.callbacks_)["epoch_end"]
+                    last.__dict__.update(vars(end))  # the path may have changed, and the clock
+                    self._resume(net, X[rows], y[rows])
+                else:
+                    net.partial_fit(X[rows], y[rows])
             net.train_split = None
             if not torch.isfinite(net.forward(X[rows])).all():
                 raise TrainingDivergedError(
@@ -326,7 +329,7 @@ class NetworkEstimator(ModuleParams):
         """Outputs of the trained network: (m, k)."""
         check_is_fitted(self)
         with _seeded(0):  # torch's loaders draw a seed
-            return self.net_.forward(self._rows(X)).flatten(1)
+            return as_matrix(self.net_.forward(self._rows(X)))
 
     @property
     def history_(self) -> Any:

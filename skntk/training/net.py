@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import pickle
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ class HalfSquaredError(nn.Module):
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean over rows and outputs of half the squared error."""
-        return 0.5 * (outputs.flatten(1) - targets).square().mean()
+        return 0.5 * (as_matrix(outputs) - targets).square().mean()
 
 
 class OneHotSquaredError(nn.Module):
@@ -37,6 +40,40 @@ class OneHotSquaredError(nn.Module):
         """Return the mean over rows and classes of half the squared error."""
         targets = nn.functional.one_hot(labels, outputs.shape[1]).to(outputs.dtype)
         return 0.5 * (outputs - targets).square().mean()
+
+
+def as_matrix(outputs: Tensor) -> Tensor:
+    """Outputs (n, k), of a module that returns (n,) or any axes behind the first."""
+    return outputs.reshape(len(outputs), -1)
+
+
+@contextmanager
+def interrupts_kept() -> Iterator[None]:
+    """Raise the KeyboardInterrupt of a signal, even if it is swallowed.
+
+    Callbacks of skorch raise KeyboardInterrupt to stop early, so skorch takes each for that wish.
+    """
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield
+        return
+    interrupted = False
+
+    def note(number: int, frame: Any) -> Any:
+        nonlocal interrupted
+        try:
+            return previous(number, frame)
+        except KeyboardInterrupt:
+            interrupted = True
+            raise
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 class Rows(Dataset):
@@ -72,7 +109,7 @@ class _Preconditioned:
         step = super().train_step_single(batch, **fit_params)  # type: ignore[misc]
         if self.preconditioner is not None:
             X, y = batch
-            outputs = step["y_pred"].detach().flatten(1)
+            outputs = as_matrix(step["y_pred"].detach())
             if isinstance(self.criterion_, HalfSquaredError):  # type: ignore[attr-defined]
                 residual = outputs - y.to(outputs)
             else:

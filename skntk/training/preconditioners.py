@@ -219,8 +219,10 @@ class KFAC(Preconditioner):
         floor = precision.eps * eigenvalues.max().clamp_min(precision.tiny)
         inner = Qg.T @ gradient @ Qa
         V = Qg @ (inner / (eigenvalues + self.damping).clamp_min(floor)) @ Qa.T
-        if self.damping > 0:  # without damping a gradient has no part where the curvature is 0
-            V += (gradient - Qg @ inner @ Qa.T) / self.damping
+        if self.likelihood == "categorical" and Qg.shape[1] < len(Qg) and self.damping > 0:
+            # Rows that are predicted with certainty have gradients, but no curvature. With a
+            # gaussian likelihood the gradient is made of what the curvature is made of.
+            V += (gradient - Qg @ inner @ Qa.T) / max(self.damping, float(floor))
         V = V.to(columns.dtype)
         moved = torch.einsum("pnsm,nsm->np", layer.B, columns @ V.T)
         return layer.split(V), moved

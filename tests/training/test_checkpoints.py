@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,41 @@ def test_interrupted_within_an_epoch(method, error, seconds, interrupt, tmp_path
     monkeypatch.setattr(training_net, "CHECKPOINT_SECONDS", seconds)
     resumed = interrupt(tmp_path / "state", method, error, 4, "on_batch_end")
     assert_same(resumed, made(method).fit(*rows()))
+
+
+class Signalled(Callback):
+    """Is interrupted as by Ctrl-C, within an epoch."""
+
+    def on_batch_end(self, net, training=False, **kwargs):
+        if len(net.history) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+
+class Stops(Callback):
+    """Stops training in skorch's way."""
+
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("method", ["adam", "kfac"])
+def test_a_signal_interrupts_and_a_callback_stops(method, always, tmp_path):
+    """Both are a KeyboardInterrupt, of which skorch swallows each."""
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        made(method, checkpoint=tmp_path / "state", callbacks=[Signalled()]).fit(*rows())
+    assert signal.getsignal(signal.SIGINT) is handler
+    resumed = made(method, checkpoint=tmp_path / "state").fit(*rows())
+    assert_same(resumed, made(method).fit(*rows()))
+    stopped = made(method, callbacks=[Stops()]).fit(*rows())
+    assert len(stopped.history_) == 3
+
+
+def test_a_signal_to_a_thread_that_is_not_the_main_one():
+    """There signals cannot be handled, and do not arrive."""
+    with ThreadPoolExecutor(1) as pool:
+        assert len(pool.submit(made("adam").fit, *rows()).result().history_) == EPOCHS
 
 
 def test_a_schedule_of_learning_rates_goes_on(interrupt, always, tmp_path):

@@ -465,3 +465,23 @@ def test_verbose_shows_a_bar(data, capsys):
     shown = capsys.readouterr()
     assert "train_loss" in shown.err
     assert shown.out == ""
+
+
+class Flat(snn.MLP):
+    """A network that returns one number for each row, without an axis for outputs."""
+
+    def forward(self, x):
+        return super().forward(x).squeeze(-1)
+
+
+@REGIMES
+@pytest.mark.parametrize("optimizer", ["adam", "natural_gradient"])
+def test_outputs_without_an_axis(regime, optimizer, data):
+    X, y = data
+    shape = {"module__in_features": 4, "module__out_features": 1, "optimizer": optimizer}
+    flat, usual = (
+        NetworkRegressor(module=module, regime=regime, **shape, **SMALL).fit(X, y)
+        for module in (Flat, snn.MLP)
+    )
+    np.testing.assert_allclose(flat.predict(X), usual.predict(X), rtol=1e-5)
+    assert flat.predict(X).shape == (40,)

@@ -331,3 +331,12 @@ def test_a_layer_wider_than_its_rows_takes_the_step_of_the_whole_factors(likelih
         torch.testing.assert_close(made[layer.bias], V[:, -1], rtol=0, atol=1e-10 * scale)
         along = torch.einsum("npmd,md->np", J, V)
         torch.testing.assert_close(moved, along, rtol=0, atol=1e-10 * float(along.abs().max()))
+
+
+def test_small_damping_in_float32(seed):
+    """With a gaussian likelihood rounding is not divided by the damping: the fit is exact."""
+    rng = np.random.default_rng(seed)
+    X, y = rng.standard_normal((20, 4)), rng.standard_normal(20)
+    net = NetworkRegressor(depth=2, width=64, optimizer="kfac", damping=1e-12, max_epochs=200,
+                           random_state=seed)  # fmt: skip
+    assert net.fit(X, y).score(X, y) > 0.99
