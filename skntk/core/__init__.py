@@ -11,6 +11,7 @@ from skntk.core.errors import (
 )
 from skntk.core.files import check_writable, write_atomically
 from skntk.core.memory import available_bytes, empty, format_bytes, require
+from skntk.core.threads import threads_restored
 
 __all__ = [
     "KernelOverflowError",
@@ -28,5 +29,6 @@ __all__ = [
     "require",
     "resolve_device",
     "resolve_dtype",
+    "threads_restored",
     "write_atomically",
 ]

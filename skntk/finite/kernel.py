@@ -200,7 +200,7 @@ class EmpiricalKernel:
         Raises
         ------
         ValueError
-            If the networks have other parameters, or are for other outputs.
+            If the networks have other parameters or dtypes, or are for other outputs.
 
         Examples
         --------
@@ -213,14 +213,14 @@ class EmpiricalKernel:
                 [1., 2.]])
         """
         shapes = [
-            {name: p.shape for name, p in k.module.named_parameters() if name in k._names}
+            {n: (p.shape, p.dtype) for n, p in k.module.named_parameters() if n in k._names}
             for k in (self, other)
         ]
         if shapes[0] != shapes[1] or self.outputs != other.outputs:
             raise ValueError(
                 f"other is for outputs={other.outputs!r} of a {type(other.module).__name__} with "
                 f"the parameters {list(shapes[1])}, this for {self.outputs!r} of "
-                f"{list(shapes[0])}: both must be of one architecture."
+                f"{list(shapes[0])}: both must be of one architecture and dtype."
             )
         one, two = NetworkInputs.of(X, self.module), NetworkInputs.of(X, other.module)
         plan = self._plan(one)

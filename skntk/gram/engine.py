@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import joblib
 import torch
 from torch import Tensor
 
-from skntk.core import KernelOverflowError, empty, require
+from skntk.core import KernelOverflowError, empty, require, threads_restored
 
 #: Rows and columns of a tile: on each thread its share stays in a core's cache, or it fills a GPU.
 CPU_TILE, CUDA_TILE = 362, 4096
@@ -226,7 +225,7 @@ def _schedule(
     results = joblib.Parallel(n_jobs, prefer="threads", return_as="generator_unordered")(
         run(compute, block) for block in blocks
     )
-    with _threads_restored():
+    with threads_restored():
         for rows, columns, tile in results:
             write(rows, columns, torch.as_tensor(tile))
 
@@ -237,13 +236,3 @@ def _alone(compute: Callable[[tuple[slice, slice]], Any], block: tuple[slice, sl
         torch.set_num_threads(1)
     with torch.no_grad():  # as in the thread that asks
         return compute(block)
-
-
-@contextmanager
-def _threads_restored() -> Iterator[None]:
-    """Give torch its number of threads back: workers set theirs, which new threads inherit."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
