@@ -6,13 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
 from skntk.diagnostics.conditions_verdict import conditions_verdict
+from skntk.diagnostics.fingerprint import content_hash
 from skntk.diagnostics.laws import estimate
 from skntk.diagnostics.measures import outputs_of, parameter_vector
 from skntk.diagnostics.recording import spread_epochs, train_looking
@@ -26,20 +27,44 @@ if TYPE_CHECKING:
 
 #: Below this part of the first squared residual, rounding decides what a step does.
 FLOOR = 1e-20
-#: Parameters of the optimizers that are known by name. The natural gradient is the one that the
-#: theorem is about; its step is admissible for C up to 0.29.
+#: What an optimizer may be told, and what each is told unless it says otherwise.
+_PARAMETERS: dict[str, Any] = {
+    "learning_rate": "auto",
+    "momentum": 0.0,
+    "damping": "auto",
+    "batch_size": "auto",
+    "weight_decay": 0.0,
+    "callbacks": None,
+}
+#: Optimizers that are known by name. The natural gradient is the one that the theorem is about;
+#: its step is admissible for C up to 0.29.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "gd": {"optimizer": "gd"},
     "sgd": {"optimizer": "sgd"},
     "adam": {"optimizer": "adam"},
-    "natural_gradient": {
-        "optimizer": "natural_gradient",
-        "damping": 0.0,
-        "learning_rate": 0.2,
-        "momentum": 0.0,
-    },
+    "natural_gradient": {"optimizer": "natural_gradient", "damping": 0.0, "learning_rate": 0.2},
     "kfac": {"optimizer": "kfac"},
 }
+
+
+#: Columns of runs, whether something was measured or not.
+_COLUMNS = (
+    "width",
+    "optimizer",
+    "seed",
+    "epoch",
+    "step",
+    "status",
+    "smallest_eigenvalue",
+    "singular",
+    "c_prime",
+    "distance",
+    "radius",
+    "residual",
+    "train_loss",
+    "learning_rate",
+    "promised",
+)
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -56,10 +81,12 @@ class NaturalGradientReport(Report):
     summary : DataFrame
         One row for each width and optimizer: means and standard errors of the smallest eigenvalue
         and of the largest ``c_prime`` that a run meets in the ball after its start; ``n_singular``,
-        ``n_refuted`` of ``n_runs``, ``n_diverged``; ``learning_rate``, and ``admissible_step`` for
+        ``n_refuted`` of ``n_runs``, ``n_failed``; ``learning_rate``, and ``admissible_step`` for
         the mean ``c_prime``, NaN where there is none; ``observed_factor``, by which the squared
-        residual shrank a step, and for the undamped natural gradient ``promised_factor``, and
-        ``kept``: whether each run kept the promise, at each step that was looked at.
+        residual shrank a step; and for the natural gradient of the theorem (undamped, on all
+        rows, of one step size up to 1, without momentum or weight decay) ``promised_factor``, and
+        ``n_kept``, runs that kept the promise at each step that was looked at, and ``kept``:
+        whether all did.
     verdict : str
         What it says, in words.
     title : str
@@ -125,16 +152,19 @@ def natural_gradient_conditions(
     Parameters
     ----------
     module : NetworkRegressor, NetworkClassifier, Pipeline or torch.nn.Module
-        The network: an estimator, whose optimizer is not used, a pipeline that ends in one, or a
-        module (class or instance), which gets an estimator's defaults (a regressor's if `y` are
-        floating point numbers). An instance keeps its weights.
+        The network: an estimator, a pipeline that ends in one, or a module (class or instance),
+        which gets an estimator's defaults (a regressor's if `y` are floating point numbers). What
+        the estimator says of the optimizer, its rates, batches, weight decay and callbacks, is not
+        used. An instance keeps its weights, so that seeds differ in their batches alone.
     X : array-like of shape (n, d) or (n, ...)
         Training rows, all of which count.
     y : array-like of shape (n,) or (n, k)
         Targets.
     optimizers : sequence of str, or dict of str to dict
         Names among "gd", "sgd", "adam", "natural_gradient" (undamped, of step 0.2) and "kfac"; or
-        names of your own, each with the parameters of the estimator that it stands for.
+        names of your own, each with the estimator's `optimizer` and, where they differ from the
+        defaults, `learning_rate`, `momentum`, `damping`, `batch_size`, `weight_decay` and
+        `callbacks`.
     widths : sequence of int, optional
         By default the estimator's own, or the module as it stands.
     n_seeds : int, default=3
@@ -175,8 +205,8 @@ def natural_gradient_conditions(
     Notes
     -----
     A singular :math:`J_0 J_0^T` refutes condition 1: ``smallest_eigenvalue`` is 0 then, and
-    ``c_prime`` infinite. A run that diverges has its status in ``runs``; what was measured before
-    that is part of its path and counts.
+    ``c_prime`` infinite. A run that diverges, or is stopped by a callback, has its status in
+    ``runs``; what was measured before that is part of its path and counts, its rate does not.
 
     References
     ----------
@@ -200,13 +230,13 @@ def natural_gradient_conditions(
     """
     subject = Subject.of(module, y, module__params)
     chosen, sizes = _optimizers(optimizers), subject.sizes(widths)
-    check_count("n_seeds", n_seeds, 1)
-    check_count("n_times", n_times, 2)
-    check_count("random_state", random_state, 0)
+    n_seeds, n_times = check_count("n_seeds", n_seeds, 1), check_count("n_times", n_times, 2)
+    random_state = check_count("random_state", random_state, 0)
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} must be one of {SOLVERS}.")
     if not 0 <= tol < 1:
         raise ValueError(f"tol={tol!r} must be in [0, 1).")
+    X, y = subject.checked(X, y)
     (X,) = subject.prepared(X, y)
     epochs = spread_epochs(subject.network.max_epochs, n_times)
     task = _Conditions(subject, X, y, random_state, chosen, epochs, solver, tol)
@@ -217,13 +247,14 @@ def natural_gradient_conditions(
         for name in chosen
     ]
     runs = task.runs(units, cache_dir=cache_dir, n_jobs=n_jobs, verbose=verbose)
+    runs = runs.reindex(columns=list(dict.fromkeys([*_COLUMNS, *runs.columns])))
     summary = _summary(runs, sizes, list(chosen))
     refuted = _refuted(runs).groupby([runs.width.fillna(0), runs.seed]).any()
     return NaturalGradientReport(
         runs=runs,
         summary=summary,
         verdict=conditions_verdict(summary),
-        title=f"{subject.describe(trained=False)}; {len(X)} rows, {n_seeds} seeds",
+        title=f"{subject.describe(trained=False)}; {X.shape[0]} rows, {n_seeds} seeds",
         refuted=bool(refuted.all()),
     )
 
@@ -246,10 +277,15 @@ class _Conditions(Task):
     epochs: tuple[int, ...]
     solver: str
     tol: float
+    of_units: ClassVar[frozenset[str]] = frozenset({"optimizers"})
+
+    def key(self, unit: Unit) -> str:
+        """What a run depends on beside the study: its own optimizer, not the others."""
+        return content_hash([unit, self.optimizers[unit["optimizer"]]])
 
     def run(self, unit: Unit) -> Rows:
         """Train one network by one optimizer, and follow the conditions."""
-        params = {"dtype": "float64", **self.optimizers[unit["optimizer"]]}
+        params = {**self.optimizers[unit["optimizer"]], "dtype": "float64"}
         if self.subject.classifies:
             params["loss"] = "squared"
         network = self.network(unit, **params)
@@ -263,14 +299,27 @@ class _Conditions(Task):
             found.append({**unit, **when, **paths[0].at(module)})
 
         network, status = train_looking(network, self.X, self.y, look, self.epochs)
-        undamped = network.optimizer == "natural_gradient" and network.damping == 0
-        common: dict[str, Any] = {"status": status, "undamped": undamped, "learning_rate": math.nan}
+        common: dict[str, Any] = {"status": status, "learning_rate": math.nan}
+        common["promised"] = _is_promised(self.optimizers[unit["optimizer"]], len(Z))
         batches = 1
         if status == "ok":
             common["learning_rate"] = float(network.net_.lr)
             batches = math.ceil(len(Z) / network.net_.batch_size)
         rows = found or [{**unit, "epoch": 0}]
         return [{**row, **common, "step": row["epoch"] * batches} for row in rows]
+
+
+def _is_promised(params: dict[str, Any], n: int) -> bool:
+    """Whether the theorem is about an optimizer."""
+    rate, size = params["learning_rate"], params["batch_size"]
+    return (
+        params["optimizer"] == "natural_gradient"
+        and params["damping"] == params["momentum"] == params["weight_decay"] == 0
+        and not params["callbacks"]
+        and (size == "auto" or size >= n)
+        and rate != "auto"
+        and 0 < rate <= 1
+    )
 
 
 class _Path:
@@ -300,7 +349,8 @@ class _Path:
         self.start = StartJacobian(module, X, Z.shape[1], solver=solver, tol=tol)
         self.w = parameter_vector(module)
         self.root = math.sqrt(self.start.extremes.smallest)
-        self.radius = 3 * math.sqrt(self.first) / self.root if self.root else math.inf
+        radius = 3 * math.sqrt(self.first)
+        self.radius = radius / self.root if self.root else math.inf
 
     def at(self, module: nn.Module) -> dict[str, Any]:
         """What is known at the present parameters."""
@@ -311,7 +361,7 @@ class _Path:
             "smallest_eigenvalue": self.start.extremes.smallest,
             "singular": self.start.extremes.singular,
             "c_prime": 3 * apart / self.root if self.root else math.inf,
-            "distance": moved / self.radius,
+            "distance": moved / self.radius if self.radius else math.inf * moved if moved else 0.0,
             "radius": self.radius,
             "residual": residual / self.first if self.first else 0.0,
         }
@@ -331,15 +381,19 @@ def _optimizers(optimizers: Any) -> dict[str, dict[str, Any]]:
         chosen = {name: OPTIMIZERS[name] for name in names}
     if not chosen:
         raise ValueError(f"optimizers={optimizers!r} must hold at least one.")
-    return chosen
+    for name, params in chosen.items():
+        if "optimizer" not in params or set(params) - {"optimizer", *_PARAMETERS}:
+            raise ValueError(
+                f"optimizers[{name!r}]={params!r} must have 'optimizer', and may have "
+                f"{sorted(_PARAMETERS)}; other parameters belong to the estimator, for they are "
+                "those of all optimizers."
+            )
+    return {name: {**_PARAMETERS, **params} for name, params in chosen.items()}
 
 
 def _refuted(runs: pd.DataFrame) -> pd.Series:
     """Whether a row refutes a condition: rows that measured nothing do not."""
-    inside = runs.get("distance", pd.Series(math.nan, runs.index)) <= 1
-    return runs.get("singular", pd.Series(False, runs.index)).eq(True) | (
-        inside & (runs.get("c_prime", pd.Series(math.nan, runs.index)) >= 0.5)
-    )
+    return runs.singular.eq(True) | ((runs.distance <= 1) & (runs.c_prime >= 0.5))
 
 
 def _summary(
@@ -358,15 +412,13 @@ def _summarized(found: pd.DataFrame) -> dict[str, Any]:
     """One row of the summary, from all rows of one width and optimizer."""
     by_run = found.groupby("seed")
     statuses = by_run.status.first()
-    row: dict[str, Any] = {"n_runs": len(statuses), "n_diverged": int((statuses != "ok").sum())}
-    if "c_prime" not in found:
-        return row
     smallest = estimate(by_run.smallest_eigenvalue.first().dropna())
     on_path = found[(found.distance <= 1) & (found.singular.eq(True) | (found.epoch > 0))]
-    largest = on_path.groupby("seed").c_prime.max()
-    c = estimate(largest)
+    c = estimate(on_path.groupby("seed").c_prime.max())
     good = found[found.status == "ok"]
-    row |= {
+    row: dict[str, Any] = {
+        "n_runs": len(statuses),
+        "n_failed": int((statuses != "ok").sum()),
         "n_singular": int(by_run.singular.first().eq(True).sum()),
         "n_refuted": int(_refuted(found).groupby(found.seed).any().sum()),
         "smallest_eigenvalue": smallest.mean,
@@ -375,17 +427,22 @@ def _summarized(found: pd.DataFrame) -> dict[str, Any]:
         "c_prime_error": c.standard_error,
         "learning_rate": good.learning_rate.mean(),
         "admissible_step": (1 - 2 * c.mean) / (1 + c.mean) ** 2 if c.mean < 0.5 else math.nan,
+        "observed_factor": math.nan,
+        "promised_factor": math.nan,
+        "n_kept": math.nan,
+        "kept": None,
     }
-    undamped = bool(found.undamped.all())
-    factors, kept = [], row["n_diverged"] == 0
+    factors, n_kept = [], 0
     for _, run in good.groupby("seed"):
         later = run[(run.step > 0) & (run.residual > FLOOR)]
         if len(later):
             last = later.iloc[-1]
             factors.append(last.residual ** (1 / last.step))
         bound = (1 - run.learning_rate) ** run.step
-        kept &= bool((run.residual <= np.maximum(bound * (1 + 1e-6), FLOOR)).all())
-    row["observed_factor"] = float(np.mean(factors)) if factors else math.nan
-    row["promised_factor"] = 1 - row["learning_rate"] if undamped else math.nan
-    row["kept"] = kept if undamped else None
+        n_kept += bool((run.residual <= np.maximum(bound * (1 + 1e-6), FLOOR)).all())
+    if factors:
+        row["observed_factor"] = float(np.mean(factors))
+    if found.promised.all():
+        row |= {"n_kept": n_kept, "kept": n_kept == len(statuses)}
+        row["promised_factor"] = 1 - row["learning_rate"]
     return row

@@ -11,7 +11,7 @@ import pandas as pd
 def conditions_verdict(summary: pd.DataFrame) -> str:
     """One line for each width and optimizer, and one for what they mean together."""
     lines = [_line(row) for _, row in summary.iterrows()]
-    refuted = summary.n_refuted.fillna(0).sum() if "n_refuted" in summary else 0
+    refuted = summary.n_refuted.sum()
     if refuted:
         lines.append(
             "Where a condition is refuted, the theorem promises nothing; training may be fast all "
@@ -25,26 +25,40 @@ def conditions_verdict(summary: pd.DataFrame) -> str:
 def _line(row: Any) -> str:
     at = "" if row.width is None or math.isnan(row.width) else f"width {row.width:g}, "
     start = f"{at}{row.optimizer}: "
-    if not row.get("n_refuted", math.nan) >= 0:
-        return f"{start}all {row.n_runs} runs diverged before anything was measured."
+    if math.isnan(row.smallest_eigenvalue):
+        return f"{start}all {row.n_runs} runs failed before anything was measured."
     parts = []
     if row.n_singular:
         parts.append(
             f"condition 1 fails in {row.n_singular:g} of {row.n_runs} runs: J J^T is singular"
         )
     if math.isfinite(row.c_prime):
-        error = "" if math.isnan(row.c_prime_error) else f" ± {row.c_prime_error:.1g}"
-        parts.append(f"C' reaches {row.c_prime:.3g}{error} (1/2 allowed)")
-    if math.isnan(row.c_prime):
+        parts.append(f"C' reaches {with_error(row.c_prime, row.c_prime_error)} (1/2 allowed)")
+    elif math.isnan(row.c_prime):
         parts.append("no later point of a path lies in the ball")
     parts.append(f"refuted in {row.n_refuted:g} of {row.n_runs} runs")
     if row.c_prime < 0.5:
         parts.append(f"steps up to {row.admissible_step:.2g} admissible for this C'")
-    if not math.isnan(row.promised_factor):
+    if not math.isnan(row.n_kept) and not math.isnan(row.observed_factor):
         parts.append(
-            f"squared residual times {row.observed_factor:.3g} a step, promised "
-            f"{row.promised_factor:.3g}: {'kept' if row.kept else 'not kept'}"
+            f"squared residual times {row.observed_factor:.3g} a step, the theorem's rate "
+            f"{row.promised_factor:.3g} kept at all steps in {row.n_kept:g} of {row.n_runs} runs"
         )
-    if row.n_diverged:
-        parts.append(f"{row.n_diverged} of {row.n_runs} runs diverged")
+    if row.n_failed:
+        parts.append(f"{row.n_failed} of {row.n_runs} runs diverged or stopped")
     return start + "; ".join(parts) + "."
+
+
+def with_error(mean: float, error: float) -> str:
+    """A mean with its standard error, both to the digits that the error leaves.
+
+    Examples
+    --------
+    >>> from skntk.diagnostics.conditions_verdict import with_error
+    >>> with_error(568.3, 213.0), with_error(0.2312, 0.0157), with_error(235.0, 1e-13)
+    ('570 ± 210', '0.231 ± 0.016', '235')
+    """
+    if not error > 1e-9 * abs(mean):
+        return f"{mean:.3g}"
+    digits = 1 - math.floor(math.log10(error))
+    return " ± ".join(f"{round(v, digits):.{max(digits, 0)}f}" for v in (mean, error))

@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import clone
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import check_consistent_length
 from torch import Tensor
 
-from skntk.core import KernelOverflowError, TrainingDivergedError, UnsupportedModuleError
 from skntk.diagnostics.disconnect_verdict import DIFFERENCES, disconnect_verdict
 from skntk.diagnostics.flow import FlowMachine, PairKernel
 from skntk.diagnostics.laws import estimate, runs_needed
-from skntk.diagnostics.measures import outputs_of
-from skntk.diagnostics.recording import start_of, watched
+from skntk.diagnostics.measures import analytic_limit, outputs_of
+from skntk.diagnostics.recording import FAILURES, WATCH, failed_status, start_of, watched
 from skntk.diagnostics.report import Report
 from skntk.diagnostics.runs import Rows, Task, Unit
 from skntk.diagnostics.subject import (
     Network,
     Subject,
     check_count,
+    check_positive,
     draw_seed,
+    named_callbacks,
+    refuse_other_modes,
 )
 from skntk.finite import EmpiricalKernel
-from skntk.infinite import infinite_width
 from skntk.training import NetworkClassifier
 
 if TYPE_CHECKING:
@@ -50,18 +49,19 @@ class DisconnectReport(Report):
     runs : DataFrame
         One row for each run: ``width`` (None for a module as it stands), ``seed, status``; the
         scores ``full, linearized, kernel, limit``; their differences ``feature_learning,
-        optimizer, finite_width``; of each difference ``..._error``, its standard error by its
-        spread over the test rows of that run alone, and ``..._distance``, the root mean square
-        distance of the two functions at test rows, in units of what the network is trained on
-        (standard deviations of the targets, or the indicators of the classes); of each reading
-        ``..._loss``, on the training rows; ``time`` of gradient flow that the kernel machines are
-        trained for.
+        optimizer, finite_width`` and ``total``; of all these ``..._error``, the standard error by
+        the spread over the test rows of that run alone; of differences ``..._distance``, the root
+        mean square distance of the two functions at test rows, in units of what the network is
+        trained on (standard deviations of the targets, or the indicators of the classes); of
+        readings ``..._loss``, on the training rows; ``constant``, the score of predicting the mean
+        of the training targets or their most frequent class; ``time`` of gradient flow that the
+        kernel machines are trained for.
     summary : DataFrame
         One row for each width and difference: ``mean, standard_error, low, high`` over runs, with
-        the ends of the 95 % interval; ``distance``; ``finding``: "positive" or "negative" if it is
-        told from 0 and its mean is beyond the margin, "none" if the interval lies within the
-        margin or what is told from 0 is smaller than it, else "undecided"; ``n_runs,
-        n_diverged``, and ``runs_needed`` to decide, NaN if no number of runs would do.
+        the ends of the 95 % interval; ``distance``; ``finding``: "none" if the interval lies within
+        the margin, else "positive" or "negative" if it leaves out 0, else "undecided"; "no limit"
+        or "unknown" without an interval; ``n_runs, n_failed``, and ``runs_needed`` to decide if
+        mean and spread stay as they are, NaN if not even 1000 would do.
     scores : DataFrame
         One row for each width and reading: ``mean, standard_error, low, high``.
     verdict : str
@@ -117,6 +117,8 @@ def disconnect_report(
     ``limit``      gradient flow with the kernel of infinite width
     ============== ==================================================== =======================
 
+    ``total`` is the difference between the first and the last.
+
     Everything else is the same: the rows, the initial weights, the batches, the learning rate and
     the number of epochs; squared loss, on standardized targets or the indicators of the classes,
     also for classifiers; the function at initialization, from which both kernel machines start,
@@ -167,7 +169,7 @@ def disconnect_report(
     ValueError
         If an argument is out of its range; if ``weight_decay`` is not 0, for which the kernel
         machines have no counterpart; if the network has a BatchNorm, which couples rows in
-        training.
+        training, or Dropout, which its linearization has not.
     MemoryBudgetError
         If the kernel of the training rows does not fit in memory.
 
@@ -175,10 +177,14 @@ def disconnect_report(
     -----
     Scores are :math:`R^2` or the accuracy on test rows. The runs' splits overlap, so intervals are
     those of Nadeau & Bengio (2003), wider than for independent data: (1 / runs + test rows over
-    training rows) in the place of 1 / runs. No number of runs takes them below what the rows allow.
+    training rows) in the place of 1 / runs. No number of runs takes them below what the rows
+    allow. And a few runs that agree by chance are not believed to be exact: the variance between
+    runs counts for no less than the spread over their test rows lets expect, to which, for
+    accuracies, one more row that the readings disagree on is added.
 
-    Where the network has no analytic limit, ``limit`` and ``finite_width`` are NaN. A run in which
-    a training diverges has its status in ``runs`` and is in no mean.
+    Where the network has no analytic limit, ``limit`` and what is compared with it are NaN. A run
+    that diverges, or is stopped by a callback, has its status in ``runs`` and is in no mean. Each
+    seed stands for one split, which all widths share, and for initial weights of its own.
 
     References
     ----------
@@ -202,22 +208,23 @@ def disconnect_report(
     0  feature_learning    none
     1         optimizer    none
     2      finite_width    none
+    3             total    none
     """
     subject = Subject.of(module, y, module__params)
     sizes = subject.sizes(widths, infinite=True)
-    check_count("n_seeds", n_seeds, 2)
-    check_count("random_state", random_state, 0)
-    if not 0 < margin < math.inf:
-        raise ValueError(f"margin={margin!r} must be a positive number, such as 0.02.")
+    n_seeds = check_count("n_seeds", n_seeds, 2)
+    random_state = check_count("random_state", random_state, 0)
+    margin = check_positive("margin", margin)
     if subject.network.weight_decay:
         raise ValueError(
             f"weight_decay={subject.network.weight_decay} has no counterpart in the kernel "
             "machines; pass 0, and regularize by max_epochs."
         )
-    X, y = _rows(X), _rows(y)
-    check_consistent_length(X, y)
+    X, y = subject.checked(X, y)
     task = _Disconnect(subject, X, y, random_state, test_size, train_size)
     train, test = task.split(0)
+    if len(test) < 2:
+        raise ValueError(f"test_size={test_size!r} leaves {len(test)} test rows; at least 2.")
     units = [{"width": w, "seed": s} for w in sizes for s in range(n_seeds)]
     runs = task.runs(units, cache_dir=cache_dir, n_jobs=n_jobs, verbose=verbose)
     return _report(task, runs, sizes, len(test) / len(train), margin)
@@ -241,10 +248,12 @@ class _Disconnect(Task):
         stratify = None
         if self.subject.classifies:
             _, labels = np.unique(np.asarray(self.y), return_inverse=True)
-            if np.bincount(labels).min() >= 2:
+            counts = np.bincount(labels)
+            smaller = min(_size(self.test_size, len(labels)), _size(self.train_size, len(labels)))
+            if counts.min() >= 2 and len(counts) <= smaller:
                 stratify = labels
         return train_test_split(
-            np.arange(len(self.X)),
+            np.arange(self.X.shape[0]),
             test_size=self.test_size,
             train_size=self.train_size,
             stratify=stratify,
@@ -255,8 +264,8 @@ class _Disconnect(Task):
         """Score all readings of one network on one split."""
         try:
             return [{**unit, "status": "ok", **self._readings(unit)}]
-        except (TrainingDivergedError, KernelOverflowError) as error:
-            return [{**unit, "status": f"diverged: {error}"}]
+        except FAILURES as error:
+            return [{**unit, "status": failed_status(error)}]
 
     def _readings(self, unit: Unit) -> dict[str, float]:
         train, test = self.split(unit["seed"])
@@ -268,6 +277,7 @@ class _Disconnect(Task):
         if self.subject.classifies:
             network.set_params(loss="squared")
         module, inputs = start_of(network, X, y)
+        refuse_other_modes(module, inputs)
         full = _trained(network, "full", X, y)
         # the same rate: what suits an optimizer by default may depend on the regime
         network.set_params(learning_rate=full.net_.lr, damping=full._damping)
@@ -285,45 +295,60 @@ class _Disconnect(Task):
         machine = FlowMachine(kernel, inputs, start, Z)
         time = _time(linearized, machine, losses["linearized"])
         machines = {"kernel": machine}
-        with suppress(UnsupportedModuleError):
-            machines["limit"] = FlowMachine(PairKernel(infinite_width(module)), inputs, start, Z)
+        if (limit := analytic_limit(module, inputs, Z.shape[1])) is not None:
+            machines["limit"] = FlowMachine(PairKernel(limit), inputs, start, Z)
         for name, machine in machines.items():
             functions[name] = machine.predict(test_inputs, start_at_test, time)
             losses[name] = machine.loss(time)
         shares = {name: _shares(full, f, y_test) for name, f in functions.items()}
-        return {"time": time, **_compared(functions, losses, shares)}
+        constant = Z.mean(0).expand(len(y_test), -1)
+        found = {"constant": float(_shares(full, constant, y_test).mean()), "time": time}
+        return {**found, **_compared(functions, losses, shares, discrete=self.subject.classifies)}
 
 
 def _compared(
-    functions: dict[str, Tensor], losses: dict[str, float], shares: dict[str, np.ndarray]
+    functions: dict[str, Tensor],
+    losses: dict[str, float],
+    shares: dict[str, np.ndarray],
+    discrete: bool,
 ) -> dict[str, float]:
     """Scores, losses and differences of all readings, NaN where there is none."""
     found: dict[str, float] = {}
     for name in READINGS:
-        found[name] = float(shares[name].mean()) if name in shares else math.nan
+        known = name in functions
+        found[name] = float(shares[name].mean()) if known else math.nan
+        found[f"{name}_error"] = _error(shares[name], discrete) if known else math.nan
         found[f"{name}_loss"] = losses.get(name, math.nan)
     for name, (a, b) in DIFFERENCES.items():
         found |= {name: math.nan, f"{name}_error": math.nan, f"{name}_distance": math.nan}
         if a in functions and b in functions:
-            d = shares[a] - shares[b]
-            found[name] = float(d.mean())
-            found[f"{name}_error"] = float(d.std(ddof=1)) / math.sqrt(len(d)) if len(d) > 1 else 0.0
             apart = functions[a].double() - functions[b].double()
+            found[name] = float((shares[a] - shares[b]).mean())
             found[f"{name}_distance"] = float(apart.square().mean().sqrt())
+            same = not bool(apart.any())
+            found[f"{name}_error"] = 0.0 if same else _error(shares[a] - shares[b], discrete)
     return found
+
+
+def _error(shares: np.ndarray, discrete: bool) -> float:
+    """Standard error of the mean over test rows, to which accuracies get one that disagrees."""
+    n = len(shares)
+    squares = float(((shares - shares.mean()) ** 2).sum()) + float(discrete)
+    return math.sqrt(squares / (n - 1) / n)
 
 
 def _trained(network: Network, regime: str, X: Any, y: Any) -> Network:
     try:
         return watched(clone(network).set_params(regime=regime)).fit(X, y)
-    except TrainingDivergedError as error:
-        raise TrainingDivergedError(f"{regime}: {error}") from error
+    except FAILURES as error:
+        raise type(error)(f"{regime}: {error}") from error
 
 
 def _time(linearized: Network, machine: FlowMachine, loss: float) -> float:
     """Time of gradient flow that stands for the training of the linearized network."""
     net = linearized.net_
-    if linearized.optimizer == "gd" and linearized.momentum == 0:
+    own = [name for name, _ in named_callbacks(linearized) if name != WATCH]
+    if linearized.optimizer == "gd" and linearized.momentum == 0 and not own:
         return float(net.lr) * len(net.history)
     return machine.time_of(loss)
 
@@ -340,8 +365,8 @@ def _shares(network: Network, outputs: Tensor, y: Any) -> np.ndarray:
     y = y.astype(float).reshape(len(y), -1)
     squares = (network._targets.back(outputs.double()).reshape(y.shape) - y) ** 2
     variances = y.var(0)
-    variances[variances == 0] = 1.0
-    return (1 - squares / variances).mean(1)
+    spread = network._targets.scale.cpu().numpy() ** 2  # of the training rows
+    return (1 - squares / np.where(variances > 0, variances, spread)).mean(1)
 
 
 def _report(
@@ -352,57 +377,79 @@ def _report(
     margin: float,
 ) -> DisconnectReport:
     """Average over runs, and say what it means."""
+    columns = [f"{name}{end}" for name in (*READINGS, *DIFFERENCES) for end in ("", "_error")]
+    runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, "constant", *columns])))
     scores, differences = [], []
     for width in sizes:
         found = runs[runs.width.isna()] if width is None else runs[runs.width == width]
         good = found[found.status == "ok"]
-        counts = {"n_runs": len(good), "n_diverged": len(found) - len(good)}
+        counts = {"n_runs": len(good), "n_failed": len(found) - len(good)}
         for name in READINGS:
-            known = good[name].dropna() if len(good) else []
-            scores.append({"width": width, "reading": name, **_estimated(known, overlap)})
+            measured = _Measured.of(good, name, overlap)
+            scores.append({"width": width, "reading": name, **measured.estimated()})
         for name in DIFFERENCES:
-            known, errors = (good[[name, f"{name}_error"]].dropna().T.to_numpy() if len(good)
-                             else ([], []))  # fmt: skip
-            row = {"width": width, "difference": name, **_estimated(known, overlap, errors)}
-            row["distance"] = good[f"{name}_distance"].mean() if len(good) else math.nan
-            needed = runs_needed(known, margin, overlap, errors) if len(known) > 1 else None
-            row["finding"] = _finding(row, margin)
-            row["runs_needed"] = math.nan if needed is None else needed
+            measured = _Measured.of(good, name, overlap)
+            row = {"width": width, "difference": name, **measured.estimated()}
+            row["distance"] = good.get(f"{name}_distance", pd.Series(dtype=float)).mean()
+            row["finding"] = _finding(
+                row, margin, limitless=len(good) > 0 and good.limit.isna().all()
+            )
+            row["runs_needed"] = measured.runs_needed(margin)
             differences.append({**row, **counts})
-    summary = pd.DataFrame(differences)
+    summary, scores = pd.DataFrame(differences), pd.DataFrame(scores)
     score = "accuracy" if task.subject.classifies else "R^2"
+    good = runs[runs.status == "ok"]
     return DisconnectReport(
         runs=runs,
         summary=summary,
-        verdict=disconnect_verdict(summary, score, margin),
-        title=f"{task.subject.describe()}; {len(task.X)} rows, {runs.seed.nunique()} seeds",
-        scores=pd.DataFrame(scores),
+        verdict=disconnect_verdict(summary, scores, good.constant.mean(), score, margin),
+        title=f"{task.subject.describe()}; {task.X.shape[0]} rows, {runs.seed.nunique()} seeds",
+        scores=scores,
         score=score,
         margin=margin,
     )
 
 
-def _estimated(values: Any, overlap: float, errors: Any = ()) -> dict[str, float]:
-    found = estimate(values, overlap, errors)._asdict()
-    return {key: found[key] for key in ("mean", "standard_error", "low", "high")}
+class _Measured(NamedTuple):
+    """One number of each run, and its error by the test rows."""
+
+    values: np.ndarray
+    errors: np.ndarray
+    overlap: float
+
+    @classmethod
+    def of(cls, good: pd.DataFrame, name: str, overlap: float) -> _Measured:
+        known = good[[name, f"{name}_error"]].dropna().to_numpy(float)
+        return cls(known[:, 0], known[:, 1], overlap)
+
+    def estimated(self) -> dict[str, float]:
+        found = estimate(self.values, self.overlap, self.errors)._asdict()
+        return {key: found[key] for key in ("mean", "standard_error", "low", "high")}
+
+    def runs_needed(self, margin: float) -> float:
+        if len(self.values) < 2:
+            return math.nan
+        needed = runs_needed(self.values, margin, self.overlap, self.errors)
+        return math.nan if needed is None else needed
 
 
-def _finding(row: dict[str, Any], margin: float) -> str:
-    mean, low, high = row["mean"], row["low"], row["high"]
+def _finding(row: dict[str, Any], margin: float, limitless: bool = False) -> str:
+    """What an interval says of a difference."""
+    low, high = row["low"], row["high"]
     if math.isnan(low):
-        return "unknown"
+        return "no limit" if limitless and "limit" in DIFFERENCES[row["difference"]] else "unknown"
     if -margin <= low and high <= margin:
         return "none"
-    if low > 0 or high < 0:
-        if abs(mean) <= margin:
-            return "none"
-        return "positive" if mean > 0 else "negative"
-    return "undecided"
+    if low > 0:
+        return "positive"
+    return "negative" if high < 0 else "undecided"
 
 
-def _rows(A: Any) -> Any:
-    """Something that can be indexed by rows."""
-    return A if hasattr(A, "iloc") or hasattr(A, "shape") else np.asarray(A)
+def _size(size: float | int | None, n: int) -> int:
+    """Rows of a part, at least; all where nothing is said."""
+    if size is None:
+        return n
+    return int(size * n) if isinstance(size, float) else int(size)
 
 
 def _take(A: Any, rows: np.ndarray) -> Any:

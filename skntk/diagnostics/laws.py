@@ -51,8 +51,10 @@ def estimate(values: Any, overlap: float = 0.0, errors: Any = ()) -> Estimate:
         ``(1 / n + overlap)`` times that of a run (Nadeau & Bengio 2003, section 3). 0 for
         independent runs.
     errors : array-like of shape (n,), optional
-        Standard errors of the values, as far as each run knows its own. The variance of a run
-        counts for no less than their mean square, even if few runs agree by chance.
+        Standard errors of the values, as far as each run knows its own from its test rows. The
+        variance between runs counts for no less than is expected by them, even if few runs agree
+        by chance: for their mean square over ``1 + overlap``, since runs that share rows differ
+        less from each other than from the truth.
 
     Examples
     --------
@@ -66,13 +68,13 @@ def estimate(values: Any, overlap: float = 0.0, errors: Any = ()) -> Estimate:
     if n < 2 or not np.isfinite(values).all():
         mean = float(values.mean()) if n else math.nan
         return Estimate(mean, math.nan, math.nan, math.nan, n)
-    mean, spread = float(values.mean()), _spread(values, errors)
+    mean, spread = float(values.mean()), _spread(values, errors, overlap)
     error = spread * math.sqrt(1 / n + overlap)
     reach = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1)) * error
     return Estimate(mean, error, mean - reach, mean + reach, n)
 
 
-def estimate_positive(values: Any) -> Estimate:
+def estimate_positive(values: Any, others: Sequence[Any] = ()) -> Estimate:
     """Geometric mean over runs of what is positive, with the Student interval of the logarithms.
 
     Its ends are positive, as they should be, and its error is NaN. Where a value is 0, `estimate`.
@@ -81,6 +83,9 @@ def estimate_positive(values: Any) -> Estimate:
     ----------
     values : array-like of shape (n,)
         One number a run.
+    others : sequence of array-like
+        Runs of other widths, whose logarithms are taken to vary as much: with few runs each, they
+        tell the spread together.
 
     Examples
     --------
@@ -89,10 +94,21 @@ def estimate_positive(values: Any) -> Estimate:
     10.0
     """
     values = np.asarray(values, dtype=float)
-    if not (values > 0).all():
+    n = len(values)
+    if n == 0 or not (np.isfinite(values).all() and (values > 0).all()):
         return estimate(values)
-    mean, _, low, high, n = estimate(np.log(values))
-    return Estimate(math.exp(mean), math.nan, math.exp(low), math.exp(high), n)
+    groups = [np.log(values)]
+    for other in others:
+        positive = np.asarray(other, dtype=float)
+        if np.isfinite(positive).all() and (positive > 0).all():
+            groups.append(np.log(positive))
+    freedom = sum(max(len(group) - 1, 0) for group in groups)
+    if not freedom:
+        return estimate(values)
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups if len(group))
+    error = math.sqrt(squares / freedom / n)
+    mean, reach = float(groups[0].mean()), float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * error
+    return Estimate(math.exp(mean), math.nan, math.exp(mean - reach), math.exp(mean + reach), n)
 
 
 def runs_needed(values: Any, margin: float, overlap: float = 0.0, errors: Any = ()) -> int | None:
@@ -110,7 +126,7 @@ def runs_needed(values: Any, margin: float, overlap: float = 0.0, errors: Any = 
     Returns
     -------
     int or None
-        None if no number of runs would do, for the rows are too few.
+        None if not even 1000 runs would do, for the rows are too few.
 
     Examples
     --------
@@ -119,7 +135,7 @@ def runs_needed(values: Any, margin: float, overlap: float = 0.0, errors: Any = 
     90
     """
     values = np.asarray(values, dtype=float)
-    mean, spread = abs(float(values.mean())), _spread(values, errors)
+    mean, spread = abs(float(values.mean())), _spread(values, errors, overlap)
     reach = max(mean, margin - mean)
     n = np.arange(2, _MOST_RUNS + 1)
     half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * spread * np.sqrt(1 / n + overlap)
@@ -127,10 +143,10 @@ def runs_needed(values: Any, margin: float, overlap: float = 0.0, errors: Any = 
     return int(enough[0]) if len(enough) else None
 
 
-def _spread(values: np.ndarray, errors: Any) -> float:
-    """Standard deviation of a run, not less than its own error."""
+def _spread(values: np.ndarray, errors: Any, overlap: float) -> float:
+    """Standard deviation between runs, not less than their own errors let expect."""
     own = np.asarray(errors, dtype=float)
-    floor = math.sqrt(float(np.mean(own**2))) if own.size else 0.0
+    floor = math.sqrt(float(np.mean(own**2)) / (1 + overlap)) if own.size else 0.0
     return max(float(values.std(ddof=1)), floor)
 
 
@@ -144,11 +160,14 @@ class PowerLaw:
         b; NaN if there is no law, for a value is not positive or there are fewer than two widths.
     low, high : float
         Ends of the exponent's Student interval; NaN with two runs.
+    widest : float
+        Largest width that it was fitted to.
     """
 
     exponent: float
     low: float
     high: float
+    widest: float = math.nan
     _log_scale: float = math.nan
     _center: float = math.nan
     _variances: tuple[float, float] = (math.nan, math.nan)  # of the value at the center, of b
@@ -168,6 +187,7 @@ class PowerLaw:
         x, y = np.asarray(widths, dtype=float), np.asarray(values, dtype=float)
         if len(np.unique(x)) < 2 or not (np.isfinite(y).all() and (y > 0).all()):
             return cls(math.nan, math.nan, math.nan)
+        widest = float(x.max())
         x, y = np.log(x), np.log(y)
         center = float(x.mean())
         spread = float(((x - center) ** 2).sum())
@@ -175,12 +195,12 @@ class PowerLaw:
         level = float(y.mean())
         freedom = len(x) - 2
         if freedom < 1:
-            return cls(slope, math.nan, math.nan, level, center)
+            return cls(slope, math.nan, math.nan, widest, level, center)
         noise = float(((y - level - slope * (x - center)) ** 2).sum()) / freedom
         quantile = float(stats.t.ppf(0.5 + LEVEL / 2, freedom))
         reach = quantile * math.sqrt(noise / spread)
         variances = noise / len(x), noise / spread
-        return cls(slope, slope - reach, slope + reach, level, center, variances, quantile)
+        return cls(slope, slope - reach, slope + reach, widest, level, center, variances, quantile)
 
     @property
     def falls(self) -> bool:

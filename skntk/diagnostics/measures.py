@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,15 +12,25 @@ from skntk.core import UnsupportedModuleError
 from skntk.diagnostics.spectrum import Extremes, effective_rank, full_kernel, stacked
 from skntk.finite import JacobianOperator
 from skntk.finite.network import NetworkInputs, eval_mode, evaluate, private_copy
-from skntk.infinite import infinite_width
+from skntk.infinite import InfiniteKernel, infinite_width
+from skntk.infinite.rules import Dense
 
 
-def limit_kernel(module: nn.Module, X: Tensor) -> Tensor | None:
-    """Analytic NTK between rows in float64: (n, n); None where there is none."""
+def analytic_limit(module: nn.Module, X: Tensor, n_outputs: int) -> InfiniteKernel | None:
+    """The kernel of infinite width, of outputs that are independent and alike, if there is one.
+
+    There is none if a layer has no rule, if parameters are frozen (the limit trains them all), and
+    if there are several outputs but not those of a dense layer.
+    """
+    if not all(p.requires_grad for p in module.parameters()):
+        return None
+    kernel = infinite_width(module)
     try:
-        return torch.as_tensor(infinite_width(module).gram(X.double().cpu()))
+        output = kernel.program(tuple(X.shape[1:])).output
     except UnsupportedModuleError:
         return None
+    independent = n_outputs == 1 or all(isinstance(rule, Dense) for rule in output.rules)
+    return kernel if independent else None
 
 
 def relative_distance(A: Tensor, B: Tensor) -> float:
@@ -98,16 +109,13 @@ class Departure:
         n rows.
     Z : Tensor of shape (n, k)
         Their targets.
-    reference : Tensor of shape (n, n, k, k), optional
-        Kernel that stands for the limit where there is no analytic one, up to a factor.
     """
 
-    def __init__(
-        self, module: nn.Module, X: Tensor, Z: Tensor, reference: Tensor | None = None
-    ) -> None:
-        self.X, self.Z, self.reference = X, Z, reference
+    def __init__(self, module: nn.Module, X: Tensor, Z: Tensor) -> None:
+        self.X, self.Z = X, Z
         self.kernel = full_kernel(module, X)
-        self.limit = limit_kernel(module, X) if reference is None else None
+        limit = analytic_limit(module, X, Z.shape[1])
+        self.limit = None if limit is None else torch.as_tensor(limit.gram(X.double().cpu()))
         self.J = JacobianOperator(module, X, dtype="float64")
         self.w, self.f = parameter_vector(module), outputs_of(self.J.module, X)
 
@@ -121,8 +129,8 @@ class Departure:
         start = float(self.w.norm())
         return {
             "kernel_change": relative_distance(K, self.kernel),
-            "limit_distance": self._limit_distance(K),
-            "parameter_movement": float(move.norm()) / start if start else float("nan"),
+            "limit_distance": math.nan if self.limit is None else distance_to_limit(K, self.limit),
+            "parameter_movement": float(move.norm()) / start if start else math.nan,
             "linearization_error": self._linearization_error(module, move),
             "alignment": alignment(K, self.Z),
             "smallest_eigenvalue": extremes.smallest,
@@ -130,11 +138,6 @@ class Departure:
             "effective_rank": effective_rank(eigenvalues),
             "singular": extremes.singular,
         }
-
-    def _limit_distance(self, K: Tensor) -> float:
-        if self.limit is not None:
-            return distance_to_limit(K, self.limit)
-        return float("nan") if self.reference is None else distance_of_shapes(K, self.reference)
 
     def _linearization_error(self, module: nn.Module, move: Tensor) -> float:
         r""":math:`\|f(w) - f(w_0) - J_0 (w - w_0)\| / \|f(w) - f(w_0)\|`; 0 at the start."""

@@ -11,10 +11,24 @@ from sklearn.base import clone
 from skorch.callbacks import Callback
 from torch import Tensor, nn
 
-from skntk.core import KernelOverflowError, TrainingDivergedError
+from skntk.core import KernelOverflowError, NotPositiveDefiniteError, TrainingDivergedError
 from skntk.diagnostics.subject import Network, base_module, refuse_coupled_rows
 from skntk.finite.network import eval_mode
 
+
+class RunFailedError(RuntimeError):
+    """A training ended before its last epoch."""
+
+
+#: Name of the callback that looks.
+WATCH = "skntk_looking"
+#: What ends a run, but not the study.
+FAILURES = (
+    TrainingDivergedError,
+    KernelOverflowError,
+    NotPositiveDefiniteError,
+    RunFailedError,
+)
 #: Called with the network (which goes on being trained), all training rows, and how far it is:
 #: ``epoch`` and ``train_loss``.
 Look = Callable[[nn.Module, Tensor, dict[str, Any]], None]
@@ -57,7 +71,10 @@ class AtEpochs(Callback):
         self._due(net, len(net.history))
 
     def on_train_end(self, net: Any, **kwargs: Any) -> None:
-        """Raise `TrainingDivergedError` if the loss has risen."""
+        """Raise `TrainingDivergedError` if the loss has risen, `RunFailedError` if it is early."""
+        done = len(net.history)
+        if done < net.max_epochs:
+            raise RunFailedError(f"a callback stopped it after {done} of {net.max_epochs} epochs.")
         loss = self._loss(net, self._outputs(net))
         if not loss <= self.most_ * (1 + 1e-6):
             raise self._diverged(net, loss)
@@ -105,7 +122,7 @@ def start_of(network: Network, X: Any, y: Any) -> tuple[nn.Module, Tensor]:
 def watched(network: Network, look: Look | None = None, epochs: Sequence[int] = ()) -> Network:
     """The estimator, whose `fit` looks at its network, and notices if the loss rises."""
     looking = AtEpochs(look or _overlook, tuple(epochs))
-    return network.set_params(callbacks=[*(network.callbacks or []), ("looking", looking)])
+    return network.set_params(callbacks=[*(network.callbacks or []), (WATCH, looking)])
 
 
 def train_looking(
@@ -118,13 +135,19 @@ def train_looking(
     network : NetworkRegressor or NetworkClassifier
         The estimator, fitted if all went well.
     status : str
-        "ok", or how the training diverged; what was looked at until then has been looked at.
+        "ok", or how the run failed; what was looked at until then has been looked at.
     """
     try:
         watched(network, look, epochs).fit(X, y)
-    except (TrainingDivergedError, KernelOverflowError) as error:
-        return network, f"diverged: {error}"
+    except FAILURES as error:
+        return network, failed_status(error)
     return network, "ok"
+
+
+def failed_status(error: Exception) -> str:
+    """What a row says of a run that did not end as it should."""
+    kind = "stopped" if isinstance(error, RunFailedError) else "diverged"
+    return f"{kind}: {error}"
 
 
 def spread_epochs(last: int, n_times: int) -> tuple[int, ...]:

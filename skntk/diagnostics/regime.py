@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +13,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from skntk.diagnostics.laws import PowerLaw, estimate, estimate_positive
-from skntk.diagnostics.measures import Departure, limit_kernel
+from skntk.diagnostics.laws import PowerLaw, estimate
+from skntk.diagnostics.measures import Departure, distance_of_shapes
 from skntk.diagnostics.recording import spread_epochs, start_of, train_looking
-from skntk.diagnostics.regime_verdict import CRITERIA, law_of, regime_verdict
+from skntk.diagnostics.regime_verdict import CRITERIA, by_width, law_of, regime_verdict
 from skntk.diagnostics.report import Report
 from skntk.diagnostics.runs import Rows, Task, Unit
 from skntk.diagnostics.spectrum import full_kernel
 from skntk.diagnostics.subject import (
     Subject,
     check_count,
+    check_positive,
     check_widths,
 )
 
@@ -53,7 +54,7 @@ class KernelRegimeReport(Report):
         One row for each run and epoch: ``width, seed, epoch, status``, the measures, and
         ``singular``: whether the kernel has no smallest eigenvalue that could be told from 0.
     summary : DataFrame
-        ``width, epoch, quantity, mean, standard_error, n_runs, n_diverged``.
+        ``width, epoch, quantity, mean, standard_error, n_runs, n_failed``.
     laws : DataFrame
         ``quantity, epoch, exponent, low, high``: power laws in the width, with the ends of their
         95 % intervals; NaN where a value is 0.
@@ -118,7 +119,8 @@ def kernel_regime_report(
     - ``kernel_change``: :math:`\|\Theta_t - \Theta_0\|_F / \|\Theta_0\|_F`, of all pairs of
       outputs;
     - ``limit_distance``: the same from the kernel of infinite width, where there is an analytic
-      one. Else from the mean kernel of the widest networks, each kernel divided by its trace;
+      one. Else, at initialization alone, from the mean kernel of the widest networks, each kernel
+      divided by its trace;
     - ``parameter_movement``: :math:`\|w_t - w_0\| / \|w_0\|`;
     - ``linearization_error``: :math:`\|f_t - f_0 - J_0 (w_t - w_0)\| / \|f_t - f_0\|`;
     - ``alignment``: centered kernel-target alignment;
@@ -133,13 +135,13 @@ def kernel_regime_report(
     module : NetworkRegressor, NetworkClassifier, Pipeline or torch.nn.Module class
         The network and its training: an estimator, a pipeline that ends in one, or a module class
         with an argument ``width``, which gets an estimator's defaults (a regressor's if `y` are
-        floating point numbers). The verdict is about the estimator's `width`.
+        floating point numbers). The verdict is about the width that it has, or has by default.
     X : array-like of shape (n, d) or (n, ...)
         Training rows.
     y : array-like of shape (n,) or (n, k)
         Targets.
     widths : sequence of int, default=(64, 256, 1024)
-        At least two. The estimator's own width is added if it is given.
+        At least two. The network's own width is added.
     n_seeds : int, default=3
         Networks of each width, at least 2.
     n_times : int, default=6
@@ -174,8 +176,11 @@ def kernel_regime_report(
 
     Notes
     -----
-    A run that diverges is in ``runs`` with its status, is counted in ``summary``, and is in no
-    mean. Rates known for the NTK parametrization and gradient descent: kernels are about
+    A run that diverges, or is stopped by a callback, is in ``runs`` with its status, is counted in
+    ``summary``, and is in no mean. The verdict's intervals take the logarithms of runs of all
+    widths to vary alike.
+
+    Rates known for the NTK parametrization and gradient descent: kernels are about
     width\ :sup:`-1/2` from their limit (Jacot et al. 2018; Lee et al. 2019), change and
     linearization error fall as fast or faster, and parameters move by an amount that does not
     depend on the width.
@@ -203,26 +208,28 @@ def kernel_regime_report(
     subject = Subject.of(module, y, module__params)
     subject.check_scalable()
     widths = check_widths(widths, least=2)
-    check_count("n_seeds", n_seeds, 2)
-    check_count("n_times", n_times, 2)
-    check_count("n_rows", n_rows, 2)
-    check_count("random_state", random_state, 0)
-    if not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance={tolerance!r} must be a positive number, such as 0.1.")
+    n_seeds, n_times = check_count("n_seeds", n_seeds, 2), check_count("n_times", n_times, 2)
+    n_rows = check_count("n_rows", n_rows, 2)
+    random_state = check_count("random_state", random_state, 0)
+    tolerance = check_positive("tolerance", tolerance)
+    X, y = subject.checked(X, y)
     own = subject.own_width
-    if subject.network.width is not None and own is not None:
-        widths = tuple(sorted({*widths, own}))
-    width = own if own is not None and own in widths else widths[-1]
+    widths = tuple(sorted({*widths, *(() if own is None else (own,))}))
+    width = widths[-1] if own is None else own
     (X,) = subject.prepared(X, y)
     rng = np.random.default_rng([random_state, 0])
-    rows = np.sort(rng.permutation(len(X))[:n_rows])
+    rows = np.sort(rng.permutation(X.shape[0])[:n_rows])
     epochs = spread_epochs(subject.network.max_epochs, n_times)
     task = _Regime(subject, X, y, random_state, rows, epochs)
     units = [{"width": w, "seed": s} for w in widths for s in range(n_seeds)]
-    reference = _reference(task, [unit for unit in units if unit["width"] == widths[-1]])
-    task = replace(task, reference=reference, widest=None if reference is None else widths[-1])
     runs = task.runs(units, cache_dir=cache_dir, n_jobs=n_jobs, verbose=verbose)
-    return _report(task, runs, width, tolerance)
+    reference = "limit"
+    if "limit_distance" in runs and runs.limit_distance.isna().all():
+        reference = f"widest networks (width {widths[-1]})"
+        runs = runs.drop(columns="limit_distance").merge(
+            _distances(task, units, widths[-1]), how="left"
+        )
+    return _report(task, runs, width, tolerance, reference)
 
 
 @dataclass(frozen=True)
@@ -235,59 +242,58 @@ class _Regime(Task):
         Between which kernels are measured.
     epochs : tuple of int
         When.
-    reference : ndarray of shape (n, n, k, k), or None
-        Kernel that stands for the limit, of the networks of the width `widest`.
     """
 
     rows: np.ndarray
     epochs: tuple[int, ...]
-    reference: np.ndarray | None = None
-    widest: int | None = None
 
     def run(self, unit: Unit) -> Rows:
         """Train one network, and measure it as it goes."""
         Z = self.subject.targets(self.y)[self.rows]
-        reference = None
-        if self.reference is not None and unit["width"] != self.widest:
-            reference = torch.as_tensor(self.reference)
         found: Rows = []
         start: list[Departure] = []
 
         def look(module: nn.Module, X: Tensor, when: dict[str, Any]) -> None:
             if not start:
-                start.append(Departure(module, X[self.rows], Z, reference))
+                start.append(Departure(module, X[self.rows], Z))
             found.append({**unit, **when, **start[0].measure(module)})
 
         _, status = train_looking(self.network(unit), self.X, self.y, look, self.epochs)
         return [{**row, "status": status} for row in found or [{**unit, "epoch": 0}]]
 
 
-def _reference(task: _Regime, widest: list[Unit]) -> np.ndarray | None:
-    """Mean kernel of the widest networks where there is no analytic limit."""
+def _distances(task: _Regime, units: list[Unit], widest: int) -> pd.DataFrame:
+    """Distance of each kernel at initialization from the mean one of the widest networks."""
     kernels = []
-    for unit in widest:
+    for unit in units:
         module, inputs = start_of(task.network(unit), task.X, task.y)
-        if limit_kernel(module, inputs[:2]) is not None:
-            return None
         kernels.append(full_kernel(module, inputs[task.rows]))
-    return torch.stack(kernels).mean(0).numpy()
+    of_widest = [K for K, unit in zip(kernels, units, strict=True) if unit["width"] == widest]
+    mean = torch.stack(of_widest).mean(0)
+    rows = [
+        {**unit, "epoch": 0, "limit_distance": distance_of_shapes(K, mean)}
+        for K, unit in zip(kernels, units, strict=True)
+        if unit["width"] != widest
+    ]
+    return pd.DataFrame(rows)
 
 
-def _report(task: _Regime, runs: pd.DataFrame, width: int, tolerance: float) -> KernelRegimeReport:
+def _report(
+    task: _Regime, runs: pd.DataFrame, width: int, tolerance: float, reference: str
+) -> KernelRegimeReport:
     """Average over seeds, fit the laws, and say what they mean."""
     good = runs[runs.status == "ok"]
     summary = _summary(runs, good)
     last = task.epochs[-1]
     after = good[good.epoch == last]
     laws = {q: law_of(after, q) for q in CRITERIA}
-    criteria = {q: estimate_positive(after[after.width == width][q]) for q in CRITERIA}
+    none = estimate([])
+    criteria = {q: by_width(after, q).get(width, none) for q in CRITERIA}
+    inside: bool | None = None
     if any(c.low > tolerance for c in criteria.values()):
-        inside: bool | None = False
-    else:
-        inside = True if all(c.high <= tolerance for c in criteria.values()) else None
-    reference = "limit"
-    if task.reference is not None:
-        reference = f"widest networks (width {runs.width.max()})"
+        inside = False
+    elif all(c.high <= tolerance for c in criteria.values()):
+        inside = True
     return KernelRegimeReport(
         runs=runs,
         summary=summary,
@@ -310,7 +316,7 @@ def _needed(laws: Collection[PowerLaw], tolerance: float) -> float:
 
 
 def _summary(runs: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:
-    diverged = runs[runs.status != "ok"].groupby("width").seed.nunique()
+    failed = runs[runs.status != "ok"].groupby("width").seed.nunique()
     rows = []
     for (width, epoch), at in good.groupby(["width", "epoch"]):
         for quantity in QUANTITIES:
@@ -318,7 +324,7 @@ def _summary(runs: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:
             rows.append((width, epoch, quantity, found.mean, found.standard_error, found.n))
     columns = ["width", "epoch", "quantity", "mean", "standard_error", "n_runs"]
     summary = pd.DataFrame(rows, columns=columns)
-    return summary.assign(n_diverged=summary.width.map(diverged).fillna(0).astype(int))
+    return summary.assign(n_failed=summary.width.map(failed).fillna(0).astype(int))
 
 
 def _laws(good: pd.DataFrame) -> pd.DataFrame:

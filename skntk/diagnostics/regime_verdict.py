@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from skntk.diagnostics.laws import Estimate, PowerLaw, estimate
+from skntk.diagnostics.laws import Estimate, PowerLaw, estimate_positive
 from skntk.diagnostics.report import percent
 
 #: What must be small in the kernel regime, and how the verdict says it.
@@ -15,11 +15,23 @@ CRITERIA = {
     "linearization_error": "the trained function departs from its linearization by",
 }
 
+#: How many times wider than the widest network a law is not followed any more.
+_FAR = 1000
+
 
 def law_of(at: pd.DataFrame, quantity: str) -> PowerLaw:
     """Law of a quantity in the width, from rows of runs at one epoch."""
     known = at.dropna(subset=[quantity])
     return PowerLaw.fit(known.width.tolist(), known[quantity].tolist())
+
+
+def by_width(at: pd.DataFrame, quantity: str) -> dict[int, Estimate]:
+    """Geometric means of a quantity at one epoch, and their intervals, by the spread of all."""
+    groups = {int(width): rows[quantity].dropna() for width, rows in at.groupby("width")}
+    return {
+        width: estimate_positive(values, [v for w, v in groups.items() if w != width])
+        for width, values in groups.items()
+    }
 
 
 def regime_verdict(
@@ -33,37 +45,42 @@ def regime_verdict(
 ) -> str:
     """What the report says, in words."""
     good = runs[runs.status == "ok"]
-    answer = {
-        True: "in the kernel regime",
-        False: "not in the kernel regime",
-        None: "undecided whether in the kernel regime: more seeds would tell",
-    }[inside]
+    lines = []
     found = [
         f"{phrase} {percent(criteria[q].mean)} [{percent(criteria[q].low)}, "
         f"{percent(criteria[q].high)}]"
         for q, phrase in CRITERIA.items()
         if criteria[q].n
     ]
-    lines = [f"Width {width}: {answer} (up to {percent(tolerance)} counts as none)."]
-    lines.append("There " + ", and ".join(found) + "." if found else "All runs there diverged.")
-    for quantity, law in laws.items():
-        lines.append(f"{_name(quantity)} {_goes(law)}; {_enough(law, tolerance)}.")
-    law = law_of(good[good.epoch == 0], "limit_distance")
-    distance = estimate(good[(good.epoch == 0) & (good.width == width)].limit_distance.dropna())
-    if distance.n:
+    if not found:
+        lines.append(f"Width {width}: nothing is known, for no run ended as it should.")
+    else:
+        answer = {
+            True: "in the kernel regime",
+            False: "not in the kernel regime",
+            None: "undecided whether in the kernel regime; more seeds may tell",
+        }[inside]
+        lines.append(f"Width {width}: {answer} (up to {percent(tolerance)} counts as none).")
+        lines.append("There " + ", and ".join(found) + ".")
+    lines += [f"{_name(q)} {_goes(law)}; {_enough(law, tolerance)}." for q, law in laws.items()]
+    start = good[good.epoch == 0]
+    distance = by_width(start, "limit_distance").get(width) if len(start) else None
+    if distance is not None and distance.n:
         lines.append(
             f"At initialization its kernel is {percent(distance.mean)} from the {reference}; this "
-            f"distance {_goes(law)}."
+            f"distance {_goes(law_of(start, 'limit_distance'))}."
         )
-    runs_in_all = runs.drop_duplicates(["width", "seed"])
-    if diverged := int((runs_in_all.status != "ok").sum()):
-        lines.append(f"{diverged} of {len(runs_in_all)} runs diverged and are in no mean.")
-    if "singular" in good and (
-        singular := int(good.groupby(["width", "seed"]).singular.any().sum())
-    ):
+    in_all = runs.drop_duplicates(["width", "seed"])
+    if failed := int((in_all.status != "ok").sum()):
         lines.append(
-            f"In {singular} of {len(runs_in_all)} runs the kernel is singular: its smallest "
-            "eigenvalue cannot be told from 0."
+            f"{failed} of {len(in_all)} runs diverged or stopped and are in no mean; `runs.status` "
+            "says how."
+        )
+    singular = good[good.singular.eq(True)] if "singular" in good else good[:0]
+    if len(singular):
+        lines.append(
+            f"In {len(singular.drop_duplicates(['width', 'seed']))} of {len(in_all)} runs the "
+            "kernel is singular: its smallest eigenvalue cannot be told from 0."
         )
     return "\n".join(lines)
 
@@ -79,9 +96,15 @@ def _goes(law: PowerLaw) -> str:
 
 
 def _enough(law: PowerLaw, tolerance: float) -> str:
+    if law.low > 0:
+        return "it rises with the width"
     if not law.falls:
         return "that it falls with the width is not shown"
-    middle, low, high = (
-        f"{w:.3g}" if w < math.inf else "infinity" for w in law.width_for(tolerance)
+    middle, low, high = law.width_for(tolerance)
+    if middle > _FAR * law.widest:
+        return f"by this law no width near those tried brings it below {percent(tolerance)}"
+    upper = "infinity" if high == math.inf else f"{high:.3g}"
+    return (
+        f"by this law it is below {percent(tolerance)} from width {middle:.3g} [{low:.3g}, "
+        f"{upper}] on"
     )
-    return f"by this law it is below {percent(tolerance)} from width {middle} [{low}, {high}] on"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import joblib
 import pandas as pd
 import torch
 
-from skntk.core import check_writable, write_atomically
+from skntk.core import check_writable, threads_restored, write_atomically
+from skntk.diagnostics.fingerprint import fingerprint
 from skntk.diagnostics.subject import Network, Subject, draw_seed
 
 #: A run is named by numbers and texts; what it finds is a list of rows.
@@ -39,6 +41,8 @@ class Task:
     X: Any
     y: Any
     random_state: int
+    #: Fields that matter to a run by its own `key` alone.
+    of_units: ClassVar[frozenset[str]] = frozenset()
 
     def network(self, unit: Unit, **params: Any) -> Network:
         """Estimator of a run, named by ``width`` (or None) and ``seed``, with other parameters."""
@@ -65,12 +69,17 @@ class Task:
         folder = None
         if cache_dir is not None:
             folder = Path(cache_dir) / f"{name}-{self._fingerprint()}"
-        options: Any = {"folder": folder, "n_jobs": n_jobs, "verbose": verbose, "what": name}
-        return pd.DataFrame(run_units(self.run, units, **options))
+        options: Any = {"n_jobs": n_jobs, "verbose": verbose, "what": name}
+        return pd.DataFrame(run_units(self.run, units, folder=folder, key=self.key, **options))
+
+    def key(self, unit: Unit) -> str:
+        """What a run depends on beside the study."""
+        return joblib.hash(unit)
 
     def _fingerprint(self) -> str:
-        rest = [getattr(self, field.name) for field in fields(self) if field.name != "subject"]
-        return self.subject.fingerprint(rest)[:16]
+        shared = {"subject", "X", "y"} | self.of_units
+        rest = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
+        return fingerprint(self.subject, self.X, self.y, rest)[:16]
 
 
 def run_units(
@@ -78,6 +87,7 @@ def run_units(
     units: Sequence[Unit],
     *,
     folder: Path | None = None,
+    key: Callable[[Unit], str] = joblib.hash,
     n_jobs: int | None = None,
     verbose: int = 0,
     what: str = "runs",
@@ -93,6 +103,8 @@ def run_units(
     folder : Path, optional
         Where the rows of each unit are kept in a file of their own; units whose file is there are
         read, not run. By default nothing is kept.
+    key : callable
+        From a unit to the text that its file is told by.
     n_jobs : int, optional
         Processes of joblib, each on one thread; by default all runs are in this one.
     verbose : int, default=0
@@ -112,15 +124,15 @@ def run_units(
     if folder is not None:
         check_writable(folder / "unit.json", "cache_dir")
         for i, unit in enumerate(units):
-            rows = _read(_path(folder, unit))
+            rows = _read(_path(folder, unit, key))
             if rows is not None:
                 found[i] = rows
     missing = [i for i in range(len(units)) if i not in found]
     bar = tqdm(total=len(units), initial=len(found), desc=what, disable=not verbose)
-    with bar:
+    with bar, threads_restored():
         for i, rows in _computed(function, units, missing, n_jobs):
             if folder is not None:
-                write_atomically(_path(folder, units[i]), json.dumps(rows).encode())
+                write_atomically(_path(folder, units[i], key), json.dumps(rows).encode())
             found[i] = rows
             bar.set_postfix(units[i], refresh=False)
             bar.update()
@@ -146,8 +158,10 @@ def _alone(function: Callable[[Unit], Rows], unit: Unit, i: int) -> tuple[int, R
     return i, function(unit)
 
 
-def _path(folder: Path, unit: Unit) -> Path:
-    return folder / (",".join(f"{key}={value}" for key, value in unit.items()) + ".json")
+def _path(folder: Path, unit: Unit, key: Callable[[Unit], str]) -> Path:
+    """Name that says which run it is, and a hash that alone tells it from others."""
+    name = re.sub(r"[^\w=.-]+", "_", ",".join(f"{k}={v}" for k, v in unit.items()))
+    return folder / f"{name[:80]},{key(unit)[:12]}.json"
 
 
 def _read(path: Path) -> Rows | None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
-import joblib
 import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_consistent_length, column_or_1d
+from skorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 
-import skntk
 from skntk.finite import Centered
-from skntk.finite.network import check_module
+from skntk.finite.network import NetworkInputs, check_module, eval_mode, evaluate, rounding
 from skntk.machines.networks import finite_width
 from skntk.machines.targets import Targets
 from skntk.training import NetworkClassifier, NetworkRegressor
@@ -26,6 +27,8 @@ from skntk.training import NetworkClassifier, NetworkRegressor
 Network = NetworkClassifier | NetworkRegressor
 #: Width of the default network where an estimator does not say.
 _DEFAULT_WIDTH = 512
+#: Width of a class that says nothing of its own, where any will do.
+_SOME_WIDTH = 8
 
 
 @dataclass(frozen=True)
@@ -98,15 +101,23 @@ class Subject:
     @property
     def own_width(self) -> int | None:
         """The width that the user has; None if it is not known."""
-        if self.network.width is not None:
-            return finite_width(self.network.width)
-        if self.network.module is None:
+        network = self.network
+        width = network.get_params().get("module__width", network.width)
+        if width is not None:
+            return finite_width(width)
+        if network.module is None:
             return _DEFAULT_WIDTH
-        if inspect.isclass(self.network.module):
-            parameter = inspect.signature(self.network.module).parameters.get("width")
+        if inspect.isclass(network.module):
+            parameter = inspect.signature(network.module).parameters.get("width")
             if parameter is not None and isinstance(parameter.default, Integral):
                 return int(parameter.default)
         return None
+
+    @property
+    def some_width(self) -> int | None:
+        """A width of which the network can be made: its own, if it has one."""
+        own = self.own_width
+        return _SOME_WIDTH if own is None and _takes_width(self.network.module) else own
 
     def check_scalable(self) -> None:
         """Refuse a network that has no other widths than its own.
@@ -123,7 +134,7 @@ class Subject:
                 "there are no other widths to compare with: pass its class, if that takes an "
                 "argument width, or a NetworkRegressor or NetworkClassifier with module=None."
             )
-        if module is not None and "width" not in inspect.signature(module).parameters:
+        if module is not None and not _takes_width(module):
             raise ValueError(
                 f"module {module.__name__} takes no argument width, so there are no other widths "
                 "to compare with: add one to its constructor."
@@ -150,7 +161,8 @@ class Subject:
         """
         made = clone(self.network)
         made.set_params(random_state=seed, checkpoint=None, verbose=0, **params)
-        return made if width is None else made.set_params(width=width)
+        name = "module__width" if "module__width" in made.get_params() else "width"
+        return made if width is None else made.set_params(**{name: width})
 
     def prepared(self, X: Any, y: Any, *others: Any) -> tuple[Any, ...]:
         """X, and other rows, as the network gets them: transformers are fitted on X alone."""
@@ -170,20 +182,19 @@ class Subject:
             return torch.eye(len(classes), dtype=torch.float64)[torch.as_tensor(labels)]
         return Targets.of(y.astype(np.float64), torch.ones(len(y), dtype=torch.float64)).Z
 
-    def fingerprint(self, *parts: Any) -> str:
-        """Hash of the subject and of whatever else a run depends on.
+    def checked(self, X: Any, y: Any) -> tuple[Any, Any]:
+        """X and y as something that can be indexed by rows, of which there are as many.
 
-        Parameters
-        ----------
-        *parts
-            Arrays, data frames, numbers, texts, and collections of these.
+        Raises
+        ------
+        ValueError
+            If there are not, or classes come with several columns.
         """
-        module = self.network.module
-        weights = module.state_dict() if isinstance(module, nn.Module) else {}
-        arrays = [t.detach().cpu().numpy() for t in weights.values()]
-        params = {**self.network.get_params(), "callbacks": _described(self.network.callbacks)}
-        described = sorted(f"{k}={v!r}" for k, v in params.items())
-        return joblib.hash([skntk.__version__, repr(self.front), described, arrays, parts])
+        X, y = (A if hasattr(A, "shape") else np.asarray(A) for A in (X, y))
+        if self.classifies:
+            y = column_or_1d(y)
+        check_consistent_length(X, y)
+        return X, y
 
     def describe(self, trained: bool = True) -> str:
         """One line that says what network it is and, if its training counts, how it is trained."""
@@ -206,9 +217,40 @@ def base_module(module: nn.Module) -> nn.Module:
 
 def refuse_coupled_rows(module: nn.Module) -> None:
     """Raise ValueError if the network, as it is trained, couples the rows of a batch."""
+    with _training(module):
+        try:
+            check_module(module)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} A report follows the network as it is trained, also one that comes in "
+                "eval mode: put a LayerNorm or GroupNorm in its place (norm='layer' or 'group' of "
+                "the networks in skntk.nn)."
+            ) from error
+
+
+def refuse_other_modes(module: nn.Module, X: Tensor) -> None:
+    """Raise ValueError if the network is another function in training than in eval mode."""
+    rows = NetworkInputs.of(X[:8], module)
+    with torch.no_grad(), torch.random.fork_rng(), _training(module):
+        trained = evaluate(module, rows)
+    with torch.no_grad(), eval_mode(module):
+        used = evaluate(module, rows)
+    if bool(((trained - used).abs() > rounding(used)).any()):
+        named = [n or "the top" for n, m in module.named_modules() if "Dropout" in type(m).__name__]
+        at = f", with Dropout at {', '.join(map(repr, named))}," if named else ""
+        raise ValueError(
+            f"{type(module).__name__}{at} is another function in training mode than in eval mode, "
+            "which its linearization has: what separates the two would not be feature learning "
+            "alone. Pass a rate of 0, or leave it out."
+        )
+
+
+@contextmanager
+def _training(module: nn.Module) -> Iterator[None]:
     modes = [(layer, layer.training) for layer in module.modules()]
+    module.train()
     try:
-        check_module(module.train())
+        yield
     finally:
         for layer, training in modes:
             layer.training = training
@@ -233,7 +275,7 @@ def check_widths(widths: Any, *, least: int, infinite: bool = False) -> tuple[in
     ValueError
         If one is no width, or there are too few.
     """
-    if isinstance(widths, (str, bytes)) or not isinstance(widths, (Iterable, Sequence)):
+    if isinstance(widths, (str, bytes)) or not isinstance(widths, Iterable):
         raise TypeError(f"widths={widths!r} must be a sequence of integers, such as (64, 256).")
     found = set()
     for width in widths:
@@ -258,20 +300,25 @@ def check_count(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
+def check_positive(name: str, value: Any) -> float:
+    """A positive number, or ValueError."""
+    if not (isinstance(value, Real) and 0 < float(value) < math.inf):
+        raise ValueError(f"{name}={value!r} must be a positive number.")
+    return float(value)
+
+
 def draw_seed(*numbers: int) -> int:
     """A seed that belongs to these numbers."""
     state = np.random.SeedSequence(numbers).generate_state(1)
     return int(state[0]) & (2**31 - 1)
 
 
-def _described(callbacks: list[Any] | None) -> list[str]:
-    """Callbacks by class and parameters, for they have no text of their own."""
-    made = [c[1] if isinstance(c, tuple) else c for c in callbacks or []]
-    return [f"{type(c).__name__}({sorted(c.get_params().items())})" for c in made]
-
-
 def _is_module(value: Any) -> bool:
     return isinstance(value, nn.Module) or (inspect.isclass(value) and issubclass(value, nn.Module))
+
+
+def _takes_width(module: Any) -> bool:
+    return inspect.isclass(module) and "width" in inspect.signature(module).parameters
 
 
 def _is_real(y: Any) -> bool:
@@ -284,8 +331,17 @@ def _check_network(network: Network) -> None:
             f"regime={network.regime!r}: a report compares the trained network with its "
             "linearization by itself; pass regime='full'."
         )
-    if network.early_stopping:
+    stopping = [c for _, c in named_callbacks(network) if isinstance(c, EarlyStopping)]
+    if network.early_stopping or stopping:
         raise ValueError(
-            "early_stopping=True ends each run at another epoch, and runs are compared at the "
-            "same; pass early_stopping=False and the max_epochs that you mean."
+            "early_stopping=True, or a callback EarlyStopping, ends each run at another epoch, and "
+            "runs are compared at the same; leave it out, and pass the max_epochs that you mean."
         )
+    if network.max_epochs < 1:
+        raise ValueError(f"max_epochs={network.max_epochs} trains nothing; pass at least 1.")
+
+
+def named_callbacks(network: Network) -> list[tuple[str, Any]]:
+    """Callbacks of an estimator, with a name each."""
+    given = network.callbacks or []
+    return [c if isinstance(c, tuple) else (type(c).__name__, c) for c in given]

@@ -9,6 +9,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import EarlyStopping
 from torch import nn
 
 import skntk.nn as snn
@@ -95,8 +96,12 @@ def test_a_class_without_a_width(report):
 def test_regimes_and_early_stopping(report):
     with pytest.raises(ValueError, match=r"regime='linearized'.*pass regime='full'"):
         report(NetworkRegressor(regime="linearized"), X, Y)
-    with pytest.raises(ValueError, match=r"early_stopping=True .*pass early_stopping=False"):
+    with pytest.raises(ValueError, match=r"early_stopping=True.*pass the max_epochs"):
         report(NetworkRegressor(early_stopping=True), X, Y)
+    with pytest.raises(ValueError, match=r"a callback EarlyStopping.*pass the max_epochs"):
+        report(NetworkRegressor(callbacks=[("stop", EarlyStopping())]), X, Y)
+    with pytest.raises(ValueError, match=r"max_epochs=0 trains nothing"):
+        report(NetworkRegressor(max_epochs=0), X, Y)
 
 
 def test_weight_decay():

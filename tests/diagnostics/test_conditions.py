@@ -9,7 +9,7 @@ from skorch.callbacks import Callback
 
 import skntk.nn as snn
 from skntk import NetworkClassifier, NetworkRegressor
-from skntk.diagnostics import natural_gradient_conditions
+from skntk.diagnostics import conditions, natural_gradient_conditions
 from skntk.finite import capture
 
 
@@ -93,8 +93,9 @@ def test_measures_are_what_they_say(solver, k, seed):
     X, _ = problem(seed, n=5)
     Y = np.random.default_rng(seed + 1).standard_normal((5, k))
     net = shallow(width=24, max_epochs=4, dtype="float64", optimizer="gd", learning_rate=0.3)
+    own = {"own": {"optimizer": "gd", "learning_rate": 0.3}}
     report = natural_gradient_conditions(
-        net, X, Y, optimizers=["gd"], n_seeds=1, n_times=4, solver=solver, random_state=seed
+        net, X, Y, optimizers=own, n_seeds=1, n_times=4, solver=solver, random_state=seed
     )
     drawn = []
     with pytest.MonkeyPatch.context() as patch:
@@ -236,18 +237,38 @@ def test_a_diverged_run_is_in_its_row(seed):
     wild = report.runs[report.runs.optimizer == "wild"]
     assert wild.status.str.startswith("diverged: ").all()
     summary = report.summary.set_index("optimizer")
-    assert summary.n_diverged.tolist() == [2, 0]
+    assert summary.n_failed.tolist() == [2, 0]
     assert math.isnan(summary.loc["wild"].observed_factor)
     assert 0 < summary.loc["tame"].observed_factor < 1
     assert "2 of 2 runs diverged" in report.verdict
 
 
-def test_a_natural_gradient_that_diverges_has_not_kept_its_promise(seed):
+def test_a_narrow_network_may_break_the_promise(seed):
     X, y = problem(seed)
-    wild = {"optimizer": "natural_gradient", "learning_rate": 30.0, "damping": 0.0}
+    bold = {"optimizer": "natural_gradient", "learning_rate": 0.9, "damping": 0.0}
     report = natural_gradient_conditions(
-        shallow(width=32, max_epochs=10), X, y, optimizers={"wild": wild}, n_seeds=2
+        shallow(width=2), X, y, optimizers={"bold": bold}, n_seeds=2
     )
-    assert report.summary.n_diverged.item() == 2
-    assert not report.summary.kept.item()
-    assert report.summary.kept.item() is not None
+    row = report.summary.iloc[0]
+    assert row.promised_factor == pytest.approx(0.1)
+    assert row.observed_factor > row.promised_factor
+    assert row.n_kept == 0
+    assert row.kept is not None
+    assert not row.kept
+    assert "kept at all steps in 0 of 2 runs" in report.verdict
+
+
+def test_a_natural_gradient_that_fails_has_not_kept_its_promise(seed, monkeypatch):
+    X, y = problem(seed)
+    train = conditions.train_looking
+    statuses = iter(["ok", "diverged: by itself"])
+    monkeypatch.setattr(
+        conditions, "train_looking", lambda *args: (train(*args)[0], next(statuses))
+    )
+    report = natural_gradient_conditions(
+        shallow(width=128), X, y, optimizers=["natural_gradient"], n_seeds=2
+    )
+    row = report.summary.iloc[0]
+    assert (row.n_runs, row.n_failed, row.n_kept) == (2, 1, 1)
+    assert not row.kept
+    assert row.observed_factor < 1

@@ -115,13 +115,15 @@ def test_differences_telescope(seed):
     runs = report.runs
     total = runs.feature_learning + runs.optimizer + runs.finite_width
     np.testing.assert_allclose(total, runs.full - runs.limit, atol=1e-12)
+    np.testing.assert_allclose(runs.total, total, atol=1e-12)
     assert list(report.summary.difference) == 2 * list(DIFFERENCES)
     assert list(report.scores.reading) == 2 * list(READINGS)
     for row in report.summary.itertuples():
         own = runs[runs.width == row.width]
         values = own[row.difference]
         assert row.mean == pytest.approx(values.mean(), abs=1e-15)
-        spread = max(values.std(), np.sqrt((own[f"{row.difference}_error"] ** 2).mean()))
+        errors = own[f"{row.difference}_error"]
+        spread = max(values.std(), np.sqrt((errors**2).mean() / (1 + 10 / 30)))
         expected = spread * math.sqrt(1 / 3 + 10 / 30)  # Nadeau & Bengio
         assert row.standard_error == pytest.approx(expected)
 
@@ -148,13 +150,14 @@ def test_scores_are_those_of_the_estimators_for_constant_targets(seed):
 
 def test_splits_are_shared_by_widths_and_weights_are_not(seed):
     X, y = problem(seed)
-    net = NetworkRegressor(depth=1, max_epochs=0, centered=True)
+    net = NetworkRegressor(depth=1, max_epochs=1, centered=True, learning_rate=1e-12)
     report = disconnect_report(net, X, y, widths=[8, 16], n_seeds=3, random_state=seed)
-    # after no training and centered, all predict the mean of the training rows
+    # hardly trained and centered, all predict the mean of the training rows
     scores = report.runs.pivot(index="seed", columns="width", values="full")
-    np.testing.assert_allclose(scores[8], scores[16])
+    np.testing.assert_allclose(scores[8], scores[16], rtol=1e-6)
+    np.testing.assert_allclose(report.runs.full, report.runs.constant, atol=1e-6)
     assert scores[8].nunique() == 3
-    assert (report.runs[list(DIFFERENCES)].abs().max() < 1e-12).all()
+    assert (report.runs[list(DIFFERENCES)].abs().max() < 1e-6).all()
 
 
 def test_feature_learning_is_found(seed):
@@ -235,8 +238,9 @@ def test_no_limit_of_a_convolutional_network(seed):
     report = disconnect_report(net, X, y, n_seeds=2)
     assert report.runs.limit.isna().all()
     assert report.runs.kernel.notna().all()
-    last = report.summary.iloc[-1]
-    assert (last.difference, last.finding) == ("finite_width", "unknown")
+    findings = report.summary.set_index("difference").finding
+    assert (findings[["finite_width", "total"]] == "no limit").all()
+    assert findings["feature_learning"] not in ("no limit", "unknown")
     assert "finite width: not known, for there is no analytic limit" in report.verdict
     report.plot()
 
@@ -270,8 +274,8 @@ def test_a_diverged_run_is_in_its_row_and_in_no_mean(seed, monkeypatch):
     report = disconnect_report(wild, X, y, n_seeds=2)
     assert report.runs.status.str.startswith("diverged: full: ").all()
     assert report.summary["mean"].isna().all()
-    assert (report.summary.n_diverged == 2).all()
-    assert "2 of 2 runs diverged" in report.verdict
+    assert (report.summary.n_failed == 2).all()
+    assert "2 of 2 runs diverged or stopped" in report.verdict
     report.plot()
 
     original = NetworkRegressor.fit
@@ -305,7 +309,7 @@ def test_a_diverged_run_is_in_its_row_and_in_no_mean(seed, monkeypatch):
     ],
 )
 def test_findings(mean, reach, finding):
-    row = {"mean": mean, "low": mean - reach, "high": mean + reach}
+    row = {"difference": "optimizer", "low": mean - reach, "high": mean + reach}
     assert _finding(row, 0.02) == finding
 
 
@@ -316,6 +320,6 @@ def test_undecided_says_what_would_decide(seed):
     undecided = report.summary[report.summary.finding == "undecided"]
     for row in undecided.itertuples():
         if math.isnan(row.runs_needed):
-            assert "more rows would tell, not more runs" in report.verdict
+            assert "undecided: more rows may tell, more runs will not" in report.verdict
         else:
-            assert f"about {row.runs_needed:.0f} runs would tell" in report.verdict
+            assert f"about {row.runs_needed:.0f} runs may tell" in report.verdict

@@ -62,7 +62,7 @@ def test_positive_values_have_positive_intervals(seed):
 
 def test_runs_that_agree_are_as_uncertain_as_each_of_them():
     found = estimate([0.5, 0.5, 0.5, 0.5], overlap=0.25, errors=[0.1, 0.2, 0.1, 0.2])
-    expected = math.sqrt((0.1**2 + 0.2**2) / 2) * math.sqrt(1 / 4 + 0.25)
+    expected = math.sqrt((0.1**2 + 0.2**2) / 2 / (1 + 0.25)) * math.sqrt(1 / 4 + 0.25)
     assert found.standard_error == pytest.approx(expected)
     assert found.low < 0.5 < found.high
     apart = estimate([0.0, 1.0], errors=[0.1, 0.1])

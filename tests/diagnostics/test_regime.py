@@ -105,10 +105,10 @@ def test_measures_are_what_they_say(seed):
 
 def test_summary_and_laws_are_those_of_the_runs(seed):
     X, y = problem(seed)
-    net = NetworkRegressor(depth=1, activation="erf", max_epochs=5, **GD)
+    net = NetworkRegressor(depth=1, width=64, activation="erf", max_epochs=5, **GD)
     report = kernel_regime_report(net, X, y, widths=[16, 64], n_seeds=3, random_state=seed)
     assert (report.summary.n_runs == 3).all()
-    assert (report.summary.n_diverged == 0).all()
+    assert (report.summary.n_failed == 0).all()
     for row in report.summary.itertuples():
         runs = report.runs[(report.runs.width == row.width) & (report.runs.epoch == row.epoch)]
         assert row.mean == pytest.approx(runs[row.quantity].mean(), abs=1e-300)
@@ -156,7 +156,7 @@ def test_tolerance(seed):
 
 def test_two_runs_of_one_report_are_the_same(seed):
     X, y = problem(seed)
-    net = NetworkRegressor(depth=1, max_epochs=3, batch_size=2)
+    net = NetworkRegressor(depth=1, width=16, max_epochs=3, batch_size=2)
     state = torch.get_rng_state()
     reports = [
         kernel_regime_report(net, X, y, widths=[8, 16], n_seeds=2, random_state=seed)
@@ -236,7 +236,7 @@ def test_classes_and_images(seed):
 
 def test_few_rows_of_many(seed):
     X, y = problem(seed, n=30)
-    net = NetworkRegressor(depth=1, max_epochs=2, optimizer="gd")
+    net = NetworkRegressor(depth=1, width=16, max_epochs=2, optimizer="gd")
     report = kernel_regime_report(net, X, y, widths=[8, 16], n_seeds=2, n_rows=5)
     assert report.runs.effective_rank.max() <= 5
     assert ", 30 rows" not in report.verdict
@@ -246,17 +246,9 @@ def test_few_rows_of_many(seed):
 def test_a_singular_kernel_is_counted_and_has_no_law(seed):
     X, y = problem(seed)
     X[1] = X[0]
-    net = NetworkRegressor(depth=1, max_epochs=2, optimizer="gd")
+    net = NetworkRegressor(depth=1, width=16, max_epochs=2, optimizer="gd")
     report = kernel_regime_report(net, X, y, widths=[8, 16], n_seeds=2)
     assert report.runs.singular.all()
     assert (report.runs.smallest_eigenvalue == 0).all()
     assert math.isnan(law(report, "smallest_eigenvalue", 0))
     assert "In 4 of 4 runs the kernel is singular" in report.verdict
-
-
-def test_zero_epochs(seed):
-    X, y = problem(seed)
-    net = NetworkRegressor(depth=1, max_epochs=0, width=16)
-    report = kernel_regime_report(net, X, y, widths=[8, 16], n_seeds=2)
-    assert (report.runs.epoch == 0).all()
-    assert report.in_kernel_regime
