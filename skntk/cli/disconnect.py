@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
+from dataclasses import replace
 from pathlib import Path
 
 from sklearn.pipeline import make_pipeline
 
 from skntk.cli.errors import CommandError
-from skntk.cli.table import Table
+from skntk.cli.table import Table, counted
 from skntk.core import MemoryBudgetError, check_writable, write_atomically
 from skntk.diagnostics import DisconnectReport, disconnect_report
 from skntk.training import NetworkClassifier, NetworkRegressor
 
-#: Rows below which there is nothing to split.
-_FEWEST = 8
 
-
-def disconnect(args: argparse.Namespace) -> None:
-    """Run the command.
+def disconnect(args: argparse.Namespace) -> int:
+    """Run the command; return its exit status.
 
     Raises
     ------
@@ -26,7 +25,8 @@ def disconnect(args: argparse.Namespace) -> None:
         If the arguments or the data cannot be used.
     """
     table = Table.read(args.data, args.target, args.task, args.drop)
-    out = args.out or Path(f"{args.data.stem}-disconnect")
+    name = re.sub(r"[^\w.-]+", "_", f"{args.data.stem}-{args.target}-disconnect")
+    out = args.out or Path(name)
     try:
         check_writable(out / "report.html", "--out")
         import matplotlib  # noqa: F401  asked for now, not after an hour
@@ -37,21 +37,23 @@ def disconnect(args: argparse.Namespace) -> None:
             "the picture needs matplotlib: pip install matplotlib, or 'skntk[plot]'."
         ) from None
     n = len(table.X)
-    if n < _FEWEST:
-        raise CommandError(f"{args.data} has {n} rows with a target; {_FEWEST} are needed.")
     test = min(args.test_size, n // 4)
     train = min(args.train_size, n - test)
     task = "classification" if table.classifies else "regression"
     for note in table.notes:
         print(note)
     print(
-        f"{args.data.name}: {task} of {args.target!r} from {len(table.X.columns)} columns, "
-        f"{train} rows to train on and {test} to test on, {args.seeds} runs of each width.",
+        f"{args.data.name}: {task} of {args.target!r} from "
+        f"{counted(len(table.X.columns), 'column')}, {train} rows to train on "
+        f"and {test} to test on, {args.seeds} runs of each width.",
         flush=True,
     )
     report = _report(args, table, train, test, out / "finished")
+    title = f"{args.data.name}, {args.target}: {report.title}; random state {args.random_state}"
+    report = replace(report, title=title)
     write(report, out)
     print(f"\n{report.title}\n\n{report.verdict}\n\nWritten: {out / 'report.html'}")
+    return int(not (report.runs.status == "ok").any())
 
 
 def _report(

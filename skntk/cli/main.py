@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from skntk.cli.disconnect import disconnect
@@ -18,6 +18,7 @@ machine of its tangent kernel, and the limit of infinite width. Neighbours diffe
 feature learning, the optimizer, finite width. Writes the differences with their intervals as CSV
 (runs.csv, summary.csv, scores.csv), as a picture (report.png), and with a verdict as one page
 (report.html). A command that was interrupted goes on where it was when it is given again.
+Numbers are standardized, texts become indicators, and missing values are filled in.
 """
 
 
@@ -32,12 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 2 for arguments or data that cannot be used, 130 if interrupted.
+        Exit status: 0; 1 if each run failed, so that nothing is known; 2 for arguments or data
+        that cannot be used; 130 if interrupted.
     """
     parser = _parser()
     args = parser.parse_args(arguments)
     try:
-        disconnect(args)
+        return disconnect(args)
     except CommandError as error:
         print(f"skntk {args.command}: {error}", file=sys.stderr)
         return 2
@@ -47,7 +49,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,10 +65,14 @@ def _parser() -> argparse.ArgumentParser:
         "--task",
         choices=("auto", "regression", "classification"),
         default="auto",
-        help="auto: regression for a column of more than 20 different numbers",
+        help="auto: classification for texts, and for at most 20 different whole numbers",
     )
     command.add_argument(
-        "--drop", nargs="+", default=[], metavar="COLUMN", help="columns that are not used"
+        "--drop",
+        action="append",
+        default=[],
+        metavar="COLUMN",
+        help="a column that is not used; may be given several times",
     )
     command.add_argument(
         "--widths",
@@ -77,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WIDTH",
         help="units of a hidden layer; infinity is always compared with (default 64 256 1024 inf)",
     )
-    command.add_argument("--depth", type=int, default=2, help="hidden layers (default 2)")
+    command.add_argument("--depth", type=_at_least(0), default=2, help="hidden layers (default 2)")
     command.add_argument(
         "--activation", choices=activation_names(), default="relu", help="default relu"
     )
@@ -87,29 +92,45 @@ def _parser() -> argparse.ArgumentParser:
         default="adam",
         help="of the trained and the lazy network (default adam)",
     )
-    command.add_argument("--epochs", type=int, default=200, help="of training (default 200)")
     command.add_argument(
-        "--learning-rate", type=float, metavar="RATE", help="by default what suits the optimizer"
+        "--epochs", type=_at_least(1), default=200, help="of training (default 200)"
+    )
+    command.add_argument(
+        "--learning-rate",
+        type=_positive,
+        metavar="RATE",
+        help="by default what suits the optimizer",
     )
     command.add_argument(
         "--centered",
         action="store_true",
         help="subtract the random function at initialization from all readings",
     )
-    command.add_argument("--seeds", type=int, default=5, help="runs of each width (default 5)")
     command.add_argument(
-        "--train-size", type=int, default=500, metavar="ROWS", help="at most (default 500)"
+        "--seeds", type=_at_least(2), default=5, help="runs of each width (default 5)"
     )
     command.add_argument(
-        "--test-size", type=int, default=2000, metavar="ROWS", help="at most (default 2000)"
+        "--train-size", type=_at_least(2), default=500, metavar="ROWS", help="at most (default 500)"
     )
     command.add_argument(
-        "--margin", type=float, default=0.02, help="differences that count as none (default 0.02)"
+        "--test-size",
+        type=_at_least(2),
+        default=2000,
+        metavar="ROWS",
+        help="at most (default 2000)",
+    )
+    command.add_argument(
+        "--margin",
+        type=_positive,
+        default=0.02,
+        help="differences that count as none (default 0.02)",
     )
     command.add_argument("--jobs", type=int, help="processes (default: one, on all cores)")
-    command.add_argument("--random-state", type=int, default=0, metavar="SEED", help="default 0")
     command.add_argument(
-        "--out", type=Path, metavar="DIRECTORY", help="default: the data's name + -disconnect"
+        "--random-state", type=_at_least(0), default=0, metavar="SEED", help="default 0"
+    )
+    command.add_argument(
+        "--out", type=Path, metavar="DIRECTORY", help="default: DATA-TARGET-disconnect"
     )
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -117,9 +138,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def _width(text: str) -> float:
     """A width as it is typed: an integer, or inf."""
-    if text.lower() in ("inf", "infinity"):
-        return math.inf
+    return math.inf if text.lower() in ("inf", "infinity") else _at_least(1)(text)
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no integer") from None
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return value
+
+    return parse
+
+
+def _positive(text: str) -> float:
     try:
-        return int(text)
+        value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no integer and not inf") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not positive and finite")
+    return value

@@ -19,6 +19,8 @@ from skntk.cli.errors import CommandError
 CLASSES = 20
 #: Indicators of a column of texts, at most.
 CATEGORIES = 20
+#: Rows below which there is nothing to split.
+FEWEST = 8
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,11 @@ class Table:
     X : DataFrame
         Features.
     y : Series
-        Targets: floating point numbers in regression, else texts or numbers.
+        Targets: floating point numbers in regression, else texts.
     classifies : bool
         Whether targets are classes.
     notes : list of str
-        What was left out.
+        What was left out, and what may better be.
     """
 
     X: pd.DataFrame
@@ -51,32 +53,40 @@ class Table:
         CommandError
             If there is no such file or column, or nothing to learn from.
         """
-        try:
-            frame = pd.read_csv(path)
-        except FileNotFoundError:
-            raise CommandError(f"there is no file {path}.") from None
-        except (OSError, ValueError, pd.errors.ParserError) as error:
-            raise CommandError(f"{path} cannot be read as CSV: {error}") from None
+        frame, notes = _read(path)
         for column in (target, *drop):
             if column not in frame:
                 raise CommandError(_unknown(column, list(frame.columns)))
         if target in drop:
             raise CommandError(f"--drop names the target {target!r}.")
-        notes = []
         known = frame[target].notna()
         if not known.all():
-            notes.append(f"{(~known).sum()} rows without {target!r} are left out.")
+            rows = counted(int((~known).sum()), "row")
+            notes.append(f"{rows} without {target!r} left out.")
             frame = frame[known]
+        if len(frame) < FEWEST:
+            raise CommandError(
+                f"{path} has {counted(len(frame), 'row')} with a target; {FEWEST} are needed."
+            )
         X, y = frame.drop(columns=[target, *drop]), frame[target]
-        empty = [c for c in X if X[c].nunique(dropna=True) < 2]
-        if empty:
-            notes.append(f"columns of one value are left out: {', '.join(map(repr, empty))}.")
-            X = X.drop(columns=empty)
+        for kind, columns in (
+            ("of one value", [c for c in X if X[c].nunique(dropna=True) < 2]),
+            ("that number the rows", [c for c in X if _numbers_rows(str(c), X[c])]),
+        ):
+            if columns:
+                notes.append(f"columns {kind} left out: {', '.join(map(repr, columns))}.")
+                X = X.drop(columns=columns)
+        texts = [c for c in X if not pd.api.types.is_numeric_dtype(X[c])]
+        X = X.assign(**{c: X[c].map(str, na_action="ignore") for c in texts})
+        if unlike := [c for c in texts if X[c].nunique() > max(CATEGORIES, len(X) / 2)]:
+            notes.append(
+                f"most values differ in the text columns {', '.join(map(repr, unlike))}: of use "
+                f"only if a few values are frequent, else leave them out with --drop."
+            )
         if not len(X.columns):
             raise CommandError(f"{path} has no column beside {target!r} that varies.")
         classifies = _classifies(y, target, task)
-        if not classifies:
-            y = y.astype(float)
+        y = y.map(str) if classifies else y.astype(float)
         return cls(X.reset_index(drop=True), y.reset_index(drop=True), classifies, notes)
 
     def features(self) -> ColumnTransformer:
@@ -108,9 +118,57 @@ def _classifies(y: pd.Series, target: str, task: str) -> bool:
         raise CommandError(f"--task regression needs numbers, but {target!r} holds {y.iloc[0]!r}.")
     if y.nunique() < 2:
         raise CommandError(f"{target!r} has one value only, {y.iloc[0]!r}: nothing to predict.")
-    if task != "auto":
-        return task == "classification"
-    return not numeric or y.nunique() <= CLASSES
+    if task == "regression":
+        return False
+    whole = not numeric or bool((y % 1 == 0).all())
+    classes = task == "classification" or not numeric or (whole and y.nunique() <= CLASSES)
+    if classes and y.nunique() > len(y) / 2:
+        hint = " or --task regression" if numeric else ""
+        raise CommandError(
+            f"{target!r} has {y.nunique()} different values in {len(y)} rows, too many for "
+            f"classes: pass another --target{hint}."
+        )
+    return classes
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The table as it is, separated by commas, semicolons or tabs, and what is to be noted."""
+    try:
+        frame = pd.read_csv(path)
+        header = str(frame.columns[0])
+        for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+            if len(frame.columns) == 1 and separator in header:
+                point, comma = (pd.read_csv(path, sep=separator, decimal=d) for d in ".,")
+                frame = max(point, comma, key=_count_numeric)
+                return frame, [f"{path.name} is separated by {name}."]
+        return frame, []
+    except FileNotFoundError:
+        raise CommandError(f"there is no file {path}.") from None
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is not in UTF-8: {error}. Save it as UTF-8.") from None
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise CommandError(f"{path} cannot be read as CSV: {error}") from None
+
+
+def _count_numeric(frame: pd.DataFrame) -> int:
+    return len(frame.select_dtypes("number").columns)
+
+
+def _numbers_rows(name: str, column: pd.Series) -> bool:
+    """Whether it is the index of a frame, which pandas writes without a name."""
+    return name.startswith("Unnamed: ") and bool(column.is_unique)
+
+
+def counted(n: int, what: str) -> str:
+    """A number of things.
+
+    Examples
+    --------
+    >>> from skntk.cli.table import counted
+    >>> counted(1, "row"), counted(2, "row")
+    ('1 row', '2 rows')
+    """
+    return f"{n} {what}" + "s" * (n != 1)
 
 
 def _unknown(column: str, columns: list[str]) -> str:

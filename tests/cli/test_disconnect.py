@@ -41,11 +41,11 @@ def prices(tmp_path, monkeypatch):
 def test_it_writes_the_report(prices, capsys):
     assert main(["disconnect", "prices.csv", "--target", "price", "--drop", "id", *SMALL]) == 0
     out = capsys.readouterr().out
-    assert "1 rows without 'price' are left out." in out
-    assert "columns of one value are left out: 'country'." in out
+    assert "1 row without 'price' left out." in out
+    assert "columns of one value left out: 'country'." in out
     assert "regression of 'price' from 4 columns, 45 rows to train on and 14 to test on" in out
     assert "Width 4: " in out
-    folder = prices / "prices-disconnect"
+    folder = prices / "prices-price-disconnect"
     names = {p.name for p in folder.iterdir()}
     assert names == {"runs.csv", "summary.csv", "scores.csv", "report.png", "report.html",
                      "finished"}  # fmt: skip
@@ -72,7 +72,7 @@ def test_it_goes_on_where_it_was(prices, monkeypatch, capsys):
     monkeypatch.setattr(module._Disconnect, "run", interrupted)
     assert main(command) == 130
     assert "interrupted; give the same command again" in capsys.readouterr().err
-    assert not (prices / "prices-disconnect" / "report.html").exists()
+    assert not (prices / "prices-price-disconnect" / "report.html").exists()
     assert main(command) == 0
     assert len(done) == 5  # two before, one in vain, two after
 
@@ -89,18 +89,22 @@ def test_tasks(tmp_path):
     """Few different numbers are classes, unless the command says otherwise."""
     path = tmp_path / "data.csv"
     frame = load_diabetes(as_frame=True).frame[:50]
-    frame.assign(grade=np.arange(50) % 5, name=[f"a{i % 3}" for i in range(50)]).to_csv(path)
+    frame.assign(
+        grade=np.arange(50) % 5, share=np.arange(50) % 5 / 2, name=[f"a{i % 3}" for i in range(50)]
+    ).to_csv(path)
     found = {
         (target, task): Table.read(path, target, task, []).classifies
         for target, task in [
             ("grade", "auto"),
             ("grade", "regression"),
             ("target", "auto"),
-            ("target", "classification"),
+            ("target", "regression"),
+            ("grade", "classification"),
+            ("share", "auto"),
             ("name", "auto"),
         ]
     }
-    assert list(found.values()) == [True, False, False, True, True]
+    assert list(found.values()) == [True, False, False, False, True, False, True]
 
 
 def test_features(prices):
@@ -124,9 +128,12 @@ def test_features(prices):
         (["prices.csv", "--target", "country"], "'country' has one value only, 'DE'"),
         (["prices.csv", "--target", "city", "--task", "regression"], "needs numbers, but 'city'"),
         (["prices.csv", "--target", "price", "--widths", "inf"], "pass at least 1"),
-        (["prices.csv", "--target", "price", "--seeds", "1"], "n_seeds=1 must be an integer"),
-        (["prices.csv", "--target", "price", "--depth", "-1"], "'depth' parameter"),
-        (["prices.csv", "--target", "price", "--margin", "0"], "margin=0.0 must be a positive"),
+        (["prices.csv", "--target", "id"], "'id' has 60 different values in 60 rows"),
+        (
+            ["prices.csv", "--target", "size", "--task", "classification"],
+            "pass another --target or --task regression",
+        ),
+        (["latin.csv", "--target", "y"], "latin.csv is not in UTF-8"),
         (["prices.csv", "--target", "price", "--out", "prices.csv"], "cannot be written"),
         (["few.csv", "--target", "y"], "few.csv has 3 rows with a target; 8 are needed"),
         (["empty.csv", "--target", "y"], "cannot be read as CSV"),
@@ -136,6 +143,7 @@ def test_features(prices):
 )
 def test_what_it_refuses(arguments, message, prices, capsys):
     (prices / "few.csv").write_text("x,y\n1,2\n2,3\n3,5\n")
+    (prices / "latin.csv").write_bytes("x,y\nKöln,2\n".encode("latin-1"))
     (prices / "empty.csv").write_text("")
     (prices / "alone.csv").write_text("x,y\n" + "1,2\n1,3\n" * 10)
     (prices / "folder").mkdir()
@@ -146,8 +154,65 @@ def test_what_it_refuses(arguments, message, prices, capsys):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("arguments", [[], ["disconnect"], ["disconnect", "x.csv", "--target", "y",
-                                       "--widths", "3.5"], ["study"]])  # fmt: skip
+@pytest.mark.parametrize(
+    ("separator", "decimal", "name"),
+    [(";", ".", "semicolons"), (";", ",", "semicolons"), ("\t", ".", "tabs")],
+)
+def test_separators(separator, decimal, name, prices):
+    path = prices / "other.csv"
+    usual = Table.read(prices / "prices.csv", "price", "auto", [])
+    frame = pd.read_csv(prices / "prices.csv")
+    frame.to_csv(path, sep=separator, decimal=decimal, index=False)
+    table = Table.read(path, "price", "auto", [])
+    pd.testing.assert_frame_equal(table.X, usual.X)
+    pd.testing.assert_series_equal(table.y, usual.y)
+    assert table.notes == [f"other.csv is separated by {name}.", *usual.notes]
+
+
+def test_an_index_and_texts_that_all_differ_are_noted(prices):
+    frame = pd.read_csv(prices / "prices.csv")
+    frame.to_csv(prices / "indexed.csv")
+    table = Table.read(prices / "indexed.csv", "price", "auto", [])
+    assert "Unnamed: 0" not in table.X
+    assert "columns that number the rows left out: 'Unnamed: 0'." in table.notes
+    assert any("most values differ in the text columns 'id'" in note for note in table.notes)
+    for drop in (["id"], ["id", "city"]):
+        table = Table.read(prices / "prices.csv", "price", "auto", drop)
+        assert not any("differ" in note for note in table.notes)
+
+
+def test_truth_values_that_are_missing(tmp_path, capsys, monkeypatch):
+    """pandas reads them as objects of two types; one is a text."""
+    monkeypatch.chdir(tmp_path)
+    n = 40
+    rng = np.random.default_rng(0)
+    flag = pd.Series(rng.random(n) < 0.5).astype(object).where(np.arange(n) % 9 > 0)
+    frame = pd.DataFrame({"flag": flag, "mixed": ["a", 1] * (n // 2), "y": rng.random(n) < 0.5})
+    frame.to_csv("flags.csv", index=False)
+    assert main(["disconnect", "flags.csv", "--target", "y", *SMALL]) == 0
+    assert "classification of 'y' from 2 columns" in capsys.readouterr().out
+
+
+def test_nothing_is_known_of_runs_that_all_fail(prices, capsys):
+    command = ["disconnect", "prices.csv", "--target", "price", "--optimizer", "gd"]
+    assert main([*command, "--learning-rate", "1e9", *SMALL, "--epochs", "20"]) == 1
+    assert "nothing is known" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["disconnect"],
+        ["study"],
+        ["disconnect", "x.csv", "--target", "y", "--widths", "3.5"],
+        ["disconnect", "x.csv", "--target", "y", "--widths", "0"],
+        ["disconnect", "x.csv", "--target", "y", "--seeds", "1"],
+        ["disconnect", "x.csv", "--target", "y", "--depth", "-1"],
+        ["disconnect", "x.csv", "--target", "y", "--margin", "0"],
+        ["disconnect", "x.csv", "--target", "y", "--learning-rate", "nan"],
+    ],
+)
 def test_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
