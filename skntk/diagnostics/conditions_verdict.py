@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from skntk.diagnostics.report import with_error
+
 
 def conditions_verdict(summary: pd.DataFrame) -> str:
     """One line for each width and optimizer, and one for what they mean together."""
@@ -47,18 +49,3 @@ def _line(row: Any) -> str:
     if row.n_failed:
         parts.append(f"{row.n_failed} of {row.n_runs} runs diverged or stopped")
     return start + "; ".join(parts) + "."
-
-
-def with_error(mean: float, error: float) -> str:
-    """A mean with its standard error, both to the digits that the error leaves.
-
-    Examples
-    --------
-    >>> from skntk.diagnostics.conditions_verdict import with_error
-    >>> with_error(568.3, 213.0), with_error(0.2312, 0.0157), with_error(235.0, 1e-13)
-    ('570 ± 210', '0.231 ± 0.016', '235')
-    """
-    if not error > 1e-9 * abs(mean):
-        return f"{mean:.3g}"
-    digits = 1 - math.floor(math.log10(error))
-    return " ± ".join(f"{round(v, digits):.{max(digits, 0)}f}" for v in (mean, error))

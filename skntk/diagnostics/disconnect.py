@@ -78,6 +78,15 @@ class DisconnectReport(Report):
     score: str
     margin: float
 
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """What the page shows, by what it is: the first is the one to look at first."""
+        return {
+            f"Differences of test {self.score}, with 95 % intervals": self.summary,
+            f"Test {self.score}, with 95 % intervals": self.scores,
+            "All runs": self.runs,
+        }
+
     def plot(self) -> DisconnectDisplay:
         """Draw the report.
 

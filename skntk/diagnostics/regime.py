@@ -17,7 +17,7 @@ from skntk.diagnostics.laws import PowerLaw, estimate
 from skntk.diagnostics.measures import Departure, distance_of_shapes
 from skntk.diagnostics.recording import spread_epochs, start_of, train_looking
 from skntk.diagnostics.regime_verdict import CRITERIA, by_width, law_of, regime_verdict
-from skntk.diagnostics.report import Report
+from skntk.diagnostics.report import Report, with_error
 from skntk.diagnostics.runs import Rows, Task, Unit
 from skntk.diagnostics.spectrum import full_kernel
 from skntk.diagnostics.subject import (
@@ -81,6 +81,20 @@ class KernelRegimeReport(Report):
     in_kernel_regime: bool | None
     width_needed: float
     reference: str
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """What the page shows, by what it is: the first is the one to look at first."""
+        last = self.summary[self.summary.epoch == self.summary.epoch.max()]
+        cells = [with_error(*pair) for pair in zip(last["mean"], last.standard_error, strict=True)]
+        after = last.assign(cell=cells).pivot(index="quantity", columns="width", values="cell")
+        after = after.reindex(QUANTITIES).rename(columns="width {}".format).reset_index()
+        return {
+            "After training: mean ± standard error over seeds": after,
+            "Power laws in the width, with 95 % intervals": self.laws,
+            "Means over seeds": self.summary,
+            "All runs": self.runs,
+        }
 
     def plot(self) -> KernelRegimeDisplay:
         """Draw the report.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,11 @@ class Report(ABC):
     verdict: str
     title: str
 
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """What the page shows, by what it is: the first is the one to look at first."""
+        return {"Means over runs": self.summary, "All runs": self.runs}
+
     @abstractmethod
     def plot(self) -> Any:
         """Draw the report; return the display, whose ``figure_`` it is."""
@@ -58,7 +64,7 @@ class Report(ABC):
     def _repr_html_(self) -> str:
         return (
             f"<h3>{html.escape(self.title)}</h3><pre>{html.escape(self.verdict)}</pre>"
-            f"{_table(self.summary)}"
+            f"{_table(next(iter(self.tables.values())))}"
         )
 
     def to_html(self, path: str | Path) -> None:
@@ -83,8 +89,8 @@ class Report(ABC):
             f"<style>{_STYLE}</style></head><body>\n<h1>{type(self).__name__}</h1>"
             f"<p>{title}</p>\n<pre>{html.escape(self.verdict)}</pre>\n"
             f'<img alt="{type(self).__name__}" src="data:image/png;base64,{picture}">\n'
-            f"<h2>Summary</h2>{_table(self.summary)}\n<h2>Runs</h2>{_table(self.runs)}\n"
-            "</body></html>\n"
+            + "\n".join(f"<h2>{name}</h2>{_table(frame)}" for name, frame in self.tables.items())
+            + "\n</body></html>\n"
         )
         write_atomically(path, page.encode())
 
@@ -96,11 +102,15 @@ class Report(ABC):
         dpi : int, default=130
             Dots per inch.
         """
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        import matplotlib.pyplot as plt
 
-        figure = self.plot().figure_
         buffer = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(buffer)
+        with plt.ioff():
+            figure = self.plot().figure_
+            try:
+                figure.savefig(buffer, format="png", dpi=dpi)
+            finally:
+                plt.close(figure)
         return buffer.getvalue()
 
 
@@ -119,7 +129,24 @@ def percent(value: float) -> str:
     ('12 %', '0.012 %', '300 %')
     """
     number = 100 * value
-    if number != number:
+    if math.isnan(number):
         return "unknown"
     digits = f"{number:.2g}" if abs(number) < 100 else f"{number:.0f}"
     return f"{digits} %"
+
+
+def with_error(mean: float, error: float) -> str:
+    """A mean with its standard error, both to the digits that the error leaves.
+
+    Examples
+    --------
+    >>> from skntk.diagnostics.report import with_error
+    >>> with_error(568.3, 213.0), with_error(0.2312, 0.0157), with_error(235.0, 1e-13)
+    ('570 ± 210', '0.231 ± 0.016', '235')
+    """
+    if math.isnan(mean):
+        return ""
+    if not error > 1e-9 * abs(mean):
+        return f"{mean:.3g}"
+    digits = 1 - math.floor(math.log10(error))
+    return " ± ".join(f"{round(v, digits):.{max(digits, 0)}f}" for v in (mean, error))
