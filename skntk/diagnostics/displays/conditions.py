@@ -127,7 +127,7 @@ class NaturalGradientDisplay(ReportDisplay):
             ha="right",
             fontsize=8,
         )
-        ax.set_ylabel(r"$C' = 3\, \|J - J_0\|_2 / \sqrt{\lambda_{\min}}$ (± standard error)")
+        ax.set_ylabel(r"$C' = 3\, \|J - J_0\| / \sqrt{\lambda_{\min}}$  (± standard error)")
         singular = self.report.runs.get("singular", pd.Series(dtype=bool)).eq(True).any()
         legend(ax, "J J$^T$ is singular: C' is infinite" if singular else "no run to show")
 
@@ -146,7 +146,7 @@ class NaturalGradientDisplay(ReportDisplay):
         from_zero(ax, rows.step.max() if len(rows) else 1, "steps")
         if len(rows):
             ax.set_yscale("log")
-        ax.set_ylabel(r"squared residual, $\|f - y\|^2 / \|f_0 - y\|^2$")
+        ax.set_ylabel(r"squared residual  $\|f - y\|^2 / \|f_0 - y\|^2$")
         ax.set_title(f"How fast they train{self._at()}")
         legend(ax)
 
@@ -163,4 +163,4 @@ def _errorbar(ax: Any, i: int, name: str, x: Any, y: Any, error: Any) -> None:
 
 def _name(optimizer: str) -> str:
     known = {"gd": "gradient descent", "sgd": "SGD", "adam": "Adam", "kfac": "K-FAC"}
-    return known.get(optimizer, optimizer.replace("_", " "))
+    return known.get(optimizer, optimizer.replace("_", " ").replace("$", r"\$"))

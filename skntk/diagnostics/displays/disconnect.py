@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ _DIFFERENCES = {
     "feature_learning": "feature learning: trained − lazy",
     "optimizer": "optimizer: lazy − kernel",
     "finite_width": "finite width: kernel − infinite",
+    "total": "total: trained − infinite",
 }
 
 
@@ -62,7 +64,7 @@ class DisconnectDisplay(ReportDisplay):
 
     def plot(self, ax: Any = None) -> Self:
         """Draw the report, or in the given axes its main panel, `ax_`, alone."""
-        self.figure_, self.axes_ = panels(ax, 2, (5.6, 4.4))
+        self.figure_, self.axes_ = panels(ax, 2, (6.0, 5.0))
         self.ax_ = self.axes_[-1]
         if ax is None:
             self._scores(self.axes_[0])
@@ -70,8 +72,12 @@ class DisconnectDisplay(ReportDisplay):
         return self
 
     def _scores(self, ax: Any) -> None:
-        self._bars(ax, self.report.scores, "reading", _READINGS, error="standard_error")
-        ax.set_ylabel(f"test {self._score} (mean ± standard error)")
+        self._bars(ax, self.report.scores, "reading", _READINGS)
+        constant = self.report.runs.constant.mean()
+        if math.isfinite(constant):
+            label = "constant prediction"
+            ax.axhline(constant, color="0.6", linewidth=4, zorder=0, label=label)
+        ax.set_ylabel(f"test {self._score} (95 % interval)")
         ax.set_title("Four readings of one network")
         legend(ax)
 
@@ -79,20 +85,18 @@ class DisconnectDisplay(ReportDisplay):
         report = self.report
         ax.axhspan(-report.margin, report.margin, color="0.9", zorder=0)
         ax.axhline(0, color="black", linewidth=0.8)
-        self._bars(ax, report.summary, "difference", _DIFFERENCES, error="interval")
+        self._bars(ax, report.summary, "difference", _DIFFERENCES)
         ax.set_ylabel(f"difference of test {self._score} (95 % interval)")
         ax.set_title(f"What stands between them (grey: up to {report.margin:g})")
         legend(ax)
 
-    def _bars(self, ax: Any, frame: Any, key: str, names: dict[str, str], error: str) -> None:
-        """Points with bars, side by side at each width."""
+    def _bars(self, ax: Any, frame: Any, key: str, names: dict[str, str]) -> None:
+        """Points with their intervals, side by side at each width."""
         widths = list(dict.fromkeys(None if w != w else w for w in frame.width))
         for i, (value, name) in enumerate(names.items()):
             found = frame[frame[key] == value]
             x = np.arange(len(widths)) + 0.14 * (i - (len(names) - 1) / 2)
-            bars = found.standard_error
-            if error == "interval":
-                bars = np.stack([found["mean"] - found.low, found.high - found["mean"]])
+            bars = np.stack([found["mean"] - found.low, found.high - found["mean"]])
             style = line_style(i) | {"linestyle": "none", "markersize": 7}
             ax.errorbar(x, found["mean"], bars, label=name, **style)
         labels = ["as it stands" if w is None else f"{w:g}" for w in widths]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from skntk.diagnostics.displays.base import ReportDisplay
 from skntk.diagnostics.displays.style import (
     from_zero,
@@ -14,7 +16,9 @@ from skntk.diagnostics.displays.style import (
     nudged,
     panels,
 )
+from skntk.diagnostics.laws import Estimate, PowerLaw
 from skntk.diagnostics.regime import KernelRegimeReport, kernel_regime_report
+from skntk.diagnostics.regime_verdict import by_width, law_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -23,9 +27,11 @@ if TYPE_CHECKING:
 _SHOWN = (
     ("kernel_change", -1, "kernel change"),
     ("linearization_error", -1, "linearization error"),
-    ("limit_distance", 0, "distance from the limit, at the start"),
+    ("limit_distance", 0, "distance from the {reference}, at the start"),
     ("parameter_movement", -1, "parameter movement"),
 )
+
+_ENDS = ("mean", "low", "high")
 
 
 class KernelRegimeDisplay(ReportDisplay):
@@ -75,17 +81,14 @@ class KernelRegimeDisplay(ReportDisplay):
     def _over_width(self, ax: Any) -> None:
         report = self.report
         widths = sorted(report.runs.width.unique())
-        for i, (quantity, end, name) in enumerate(_SHOWN):
-            found = report.summary[report.summary.quantity == quantity]
-            epochs = sorted(found.epoch.unique())
-            found = found[(found.epoch == epochs[end]) & (found["mean"] > 0)] if epochs else found
-            if not len(found):
-                continue
-            laws = report.laws[(report.laws.quantity == quantity)]
-            law = laws[laws.epoch == epochs[end]].iloc[0]
-            label = name if math.isnan(law.exponent) else f"{name}: width$^{{{law.exponent:.2f}}}$"
-            x = nudged(found.width, i, len(_SHOWN))
-            ax.errorbar(x, found["mean"], found.standard_error, label=label, **line_style(i))
+        good = report.runs[report.runs.status == "ok"]
+        epochs = sorted(good.epoch.unique())
+        for i, (quantity, end, name) in enumerate(_SHOWN if epochs else ()):
+            at = good[good.epoch == epochs[end]]
+            found = {w: e for w, e in by_width(at, quantity).items() if e.n and e.mean > 0}
+            if found:
+                label = name.format(reference=report.reference.split(" (")[0])
+                self._points(ax, i, label, found, law_of(at, quantity))
         ax.axhline(report.tolerance, color="0.5", linewidth=1)
         ax.annotate(
             "tolerance",
@@ -100,22 +103,43 @@ class KernelRegimeDisplay(ReportDisplay):
         ax.axvline(report.width, color="0.8", linewidth=6, zorder=0)
         log_widths(ax, widths)
         ax.set_yscale("log")
-        ax.set_ylabel("relative size (mean ± standard error over seeds)")
+        ax.set_ylabel("relative size (95 % interval over seeds)")
         answer = {True: "in", False: "not in", None: "undecided whether in"}
         ax.set_title(f"Width {report.width}: {answer[report.in_kernel_regime]} the kernel regime")
         legend(ax)
 
+    def _points(
+        self, ax: Any, i: int, label: str, found: dict[int, Estimate], law: PowerLaw
+    ) -> None:
+        """Intervals at the widths, and the law through them where there is one."""
+        x = nudged(list(found), i, len(_SHOWN))
+        means, lows, highs = ([getattr(e, k) for e in found.values()] for k in _ENDS)
+        bars = np.stack([np.subtract(means, lows), np.subtract(highs, means)])
+        style = line_style(i)
+        if math.isfinite(law.exponent):
+            label = f"{label}: width$^{{{law.exponent:.2f}}}$"
+            line = {"color": style["color"], "linestyle": style["linestyle"], "linewidth": 1.0}
+            ax.plot(x, [law.at(width)[0] for width in found], **line)
+            ax.errorbar(x, means, bars, **style | {"linestyle": "none"})
+        else:
+            ax.errorbar(x, means, bars, **style)
+        del style["capsize"]
+        ax.plot([], [], label=label, **style)
+
     def _over_time(self, ax: Any, quantity: str, label: str) -> None:
-        summary = self.report.summary
+        summary, runs = self.report.summary, self.report.runs
+        good = runs[runs.status == "ok"]
         found = summary[summary.quantity == quantity]
         widths = sorted(found.width.unique())
         for i, width in enumerate(widths):
             at = found[found.width == width].sort_values("epoch")
             style = line_style(i)
             style["linewidth"] = 2.2 if width == self.report.width else 1.3
+            for _, run in good[good.width == width].groupby("seed"):
+                ax.plot(run.epoch, run[quantity], color="0.8", linewidth=0.8, zorder=0)
             ax.errorbar(at.epoch, at["mean"], at.standard_error, label=f"width {width}", **style)
         from_zero(ax, found.epoch.max() if len(found) else 1, "epochs of training")
         ax.set_ylim(bottom=0)
-        ax.set_ylabel(f"{label} (± standard error)")
+        ax.set_ylabel("mean ± standard error (each run in grey)")
         ax.set_title(label[0].upper() + label[1:] + " over training")
         legend(ax)

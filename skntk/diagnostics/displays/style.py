@@ -26,7 +26,7 @@ def line_style(i: int) -> dict[str, Any]:
     }
 
 
-def panels(ax: Any, number: int, size: tuple[float, float] = (5.0, 4.2)) -> tuple[Any, list[Any]]:
+def panels(ax: Any, number: int, size: tuple[float, float] = (5.0, 4.8)) -> tuple[Any, list[Any]]:
     """Figure and axes to draw in: those given, of which there is one, or `number` new ones.
 
     Raises
@@ -53,6 +53,7 @@ def panels(ax: Any, number: int, size: tuple[float, float] = (5.0, 4.2)) -> tupl
 def log_widths(ax: Any, widths: Sequence[float]) -> None:
     """Logarithmic axis of widths, with a tick at each."""
     ax.set_xscale("log")
+    ax.set_xlim(min(widths) / 1.4, max(widths) * 1.4)
     ax.set_xticks(widths, [f"{w:g}" for w in widths])
     ax.minorticks_off()
     ax.set_xlabel("width (units of a hidden layer)")
@@ -74,9 +75,11 @@ def from_zero(ax: Any, last: float, what: str) -> None:
 
 
 def legend(ax: Any, otherwise: str = "no run to show") -> None:
-    """Legend of what was drawn, or a text if nothing was."""
+    """Legend of what was drawn, under the panel, or a text in it if nothing was."""
     handles, labels = ax.get_legend_handles_labels()
     if handles:
-        ax.legend(handles, labels, fontsize=8, handlelength=3)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "frameon": False}
+        columns = 1 if len(labels) < 3 or max(map(len, labels)) > 34 else 2
+        ax.legend(handles, labels, fontsize=8, handlelength=3.5, ncols=columns, **below)
     else:
-        ax.text(0.5, 0.5, otherwise, transform=ax.transAxes, ha="center", va="center")
+        ax.text(0.5, 0.9, otherwise, transform=ax.transAxes, ha="center", va="center")
