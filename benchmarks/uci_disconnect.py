@@ -60,11 +60,11 @@ def report_of(data: Dataset, centered: bool, args: argparse.Namespace) -> Discon
 
 def line(report: DisconnectReport) -> list[str]:
     """Score and differences with the halves of their intervals, marked where they are told."""
-    mark = {"positive": " +", "negative": " -", "none": " =", "undecided": " ?", "unknown": ""}
+    mark = {"positive": " +", "negative": " -", "none": " =", "undecided": " ?"}
     scores = report.scores["mean"]
     cells = [f"{scores.iloc[0]:.3f}", f"{scores.iloc[-1]:.3f}"]
     cells += [
-        f"{row.mean:+.3f} ± {(row.high - row.low) / 2:.3f}{mark[row.finding]}"
+        f"{row.mean:+.3f} ± {(row.high - row.low) / 2:.3f}{mark.get(row.finding, '')}"
         for row in report.summary.itertuples()
     ]
     return cells
@@ -84,8 +84,8 @@ def main() -> None:
             print(f"{name} (from {start}): {verdict} {'; '.join(cells[2:])}", flush=True)
             rows.append((name, len(data.X), report.score, start, *cells, verdict))
     header = ("set", "rows", "score", "start", "network", "limit", "feature learning", "optimizer",
-              "finite width", "verdict")  # fmt: skip
-    told = np.array([[cell[-1] for cell in row[6:9]] for row in rows])
+              "finite width", "total", "verdict")  # fmt: skip
+    told = np.array([[cell[-1] for cell in row[6:10]] for row in rows])
     body = [
         f"The default network, {args.epochs} epochs of Adam on squared loss, at most {TRAIN_ROWS} "
         f"training rows, {args.seeds} splits; differences of test scores with half their 95 % "
@@ -95,7 +95,7 @@ def main() -> None:
         + ", ".join(
             f"{name} {(np.isin(told[:, i], ['+', '-'])).sum()} (undecided "
             f"{(told[:, i] == '?').sum()}, none {(told[:, i] == '=').sum()})"
-            for i, name in enumerate(("feature learning", "optimizer", "finite width"))
+            for i, name in enumerate(("feature learning", "optimizer", "finite width", "total"))
         )
         + f", of {len(rows)} reports.",
     ]

@@ -45,7 +45,11 @@ def _answer(rows: pd.DataFrame, score: str) -> str:
     if told:
         named = [name for name in told if name != "total"] or ["in total"]
         return f"kernel theory does not describe the network's {score}: {' and '.join(named)}."
-    if "undecided" in findings.values():
+    undecided = [name.replace("_", " ") for name, f in findings.items() if f == "undecided"]
+    if undecided and findings["total"] == "none":
+        parts = " and ".join(undecided)
+        return f"kernel theory describes the network's {score} in total; undecided: {parts}."
+    if undecided:
         return f"undecided whether kernel theory describes the network's {score}."
     if findings["feature_learning"] == "unknown":
         return "nothing is known."

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 _READINGS = {
     "full": "trained network",
-    "linearized": "lazy network",
-    "kernel": "its kernel",
-    "limit": "infinite width",
+    "linearized": "its linearization",
+    "kernel": "its kernel machine",
+    "limit": "limit of infinite width",
 }
 _DIFFERENCES = {
-    "feature_learning": "feature learning: trained − lazy",
-    "optimizer": "optimizer: lazy − kernel",
-    "finite_width": "finite width: kernel − infinite",
-    "total": "total: trained − infinite",
+    "feature_learning": "feature learning: trained − linearized",
+    "optimizer": "optimizer: linearized − kernel",
+    "finite_width": "finite width: kernel − limit",
+    "total": "total: trained − limit",
 }
 
 
