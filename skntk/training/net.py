@@ -70,6 +70,9 @@ def interrupts_kept() -> Iterator[None]:
     signal.signal(signal.SIGINT, note)
     try:
         yield
+    except Exception:
+        if not interrupted:  # else it comes of that
+            raise
     finally:
         signal.signal(signal.SIGINT, previous)
     if interrupted:

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from skorch.callbacks import Callback
@@ -55,6 +56,8 @@ def test_a_wide_shallow_network_meets_the_conditions_and_the_promise(seed):
     assert (summary.n_refuted == 0).all()
     natural = summary.loc["natural_gradient"]
     assert natural.learning_rate == pytest.approx(0.2)
+    C = natural.c_prime
+    assert natural.admissible_step == pytest.approx((1 - 2 * C) / (1 + C) ** 2)
     assert natural.admissible_step > 0.2
     assert natural.kept
     assert natural.observed_factor == pytest.approx(0.64, rel=1e-4)
@@ -155,6 +158,25 @@ def test_points_outside_of_the_ball_refute_nothing(seed):
     assert last.c_prime > 0.5
     assert not report.refuted
     assert report.summary.n_refuted.item() == 0
+    assert math.isnan(report.summary.c_prime.item())
+    assert "no later point of a path lies in the ball" in report.verdict
+
+
+def test_what_refutes():
+    rows = [(False, 0.5, 0.49), (False, 0.5, 0.5), (False, 1.1, 9.0), (True, 9.0, math.inf),
+            (None, math.nan, math.nan)]  # fmt: skip
+    runs = pd.DataFrame(rows, columns=["singular", "distance", "c_prime"])
+    assert conditions._refuted(runs).tolist() == [False, True, False, True, False]
+
+
+def test_all_runs_must_refute(seed):
+    """At width 8 the conditions are refuted, at 65536 not, and the report says that of neither."""
+    X, y = problem(seed, n=5)
+    report = natural_gradient_conditions(
+        shallow(max_epochs=4), X, y, widths=[8, 65536], optimizers=["gd"], n_seeds=1, n_times=2
+    )
+    assert report.summary.n_refuted.tolist() == [1, 0]
+    assert not report.refuted
 
 
 class Pushes(Callback):

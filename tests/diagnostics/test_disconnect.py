@@ -10,13 +10,16 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch.callbacks import Callback, LRScheduler
+from torch import nn
 
 import skntk
 import skntk.nn as snn
 from skntk import NetworkClassifier, NetworkRegressor, NTKRegressor
 from skntk.diagnostics import disconnect_report
-from skntk.diagnostics.disconnect import READINGS, _finding
-from skntk.diagnostics.disconnect_verdict import DIFFERENCES
+from skntk.diagnostics.disconnect import READINGS, _error, _finding, _shares
+from skntk.diagnostics.disconnect_verdict import DIFFERENCES, _answer
+from skntk.diagnostics.laws import estimate
 from skntk.diagnostics.subject import draw_seed
 
 
@@ -81,6 +84,9 @@ def test_readings_are_those_of_the_estimators(optimizer, centered, seed):
         ).fit(A, a)
         assert row.full == pytest.approx(full.score(B, b), abs=1e-9)
         assert row.linearized == pytest.approx(lazy.score(B, b), abs=1e-9)
+        apart = (full._forward(B) - lazy._forward(B)).square().mean().sqrt()
+        assert row.feature_learning_distance == pytest.approx(float(apart))
+        assert row.constant == pytest.approx(r2_score(b, np.full(len(b), a.mean())))
         if optimizer == "gd":
             assert row.time == pytest.approx(full.net_.lr * 30)
         else:
@@ -106,6 +112,63 @@ def test_readings_are_those_of_the_estimators(optimizer, centered, seed):
             dual = vectors @ (grown * (vectors.T @ (z - f(A).numpy()[:, 0])))
             found = (f(B).numpy()[:, 0] + kernel(B, A) @ dual) * a.std() + a.mean()
             assert row.limit == pytest.approx(r2_score(b, found), abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    "params", [{"momentum": 0.5}, {"callbacks": [LRScheduler("StepLR", step_size=5, gamma=0.5)]}]
+)
+def test_only_plain_gradient_descent_has_a_time_of_its_own(params, seed):
+    X, y = problem(seed)
+    net = NetworkRegressor(**WIDE, width=32, optimizer="gd", max_epochs=20, **params)
+    report = disconnect_report(net, X, y, n_seeds=2)
+    np.testing.assert_allclose(report.runs.kernel_loss, report.runs.linearized_loss, rtol=1e-6)
+
+
+def test_the_linearization_is_trained_as_the_network_is(seed, monkeypatch):
+    """With the rate and the damping that suit the network, where the estimator says "auto"."""
+    X, y = problem(seed)
+    fitted = []
+    fit = NetworkRegressor.fit
+    monkeypatch.setattr(
+        NetworkRegressor, "fit", lambda self, X, y: fitted.append(self) or fit(self, X, y)
+    )
+    net = NetworkRegressor(depth=1, width=16, optimizer="kfac", max_epochs=3)
+    disconnect_report(net, X, y, n_seeds=2)
+    full, lazy = (
+        [n for n in fitted if n.regime == regime and n.max_epochs == 3]
+        for regime in ("full", "linearized")
+    )
+    assert [n.net_.lr for n in full] == [n.net_.lr for n in lazy] == [n.learning_rate for n in lazy]
+    assert [n._damping for n in full] == [n.damping for n in lazy]
+
+
+def test_scores_of_several_targets_are_means_of_theirs(seed):
+    rng = np.random.default_rng(seed)
+    X, _ = problem(seed)
+    Y = np.stack([X[:, 0], 100 * rng.standard_normal(40), X[:, 1] ** 2], 1)
+    net = NetworkRegressor(depth=1, width=16, max_epochs=20, random_state=seed).fit(X, Y)
+    shares = _shares(net, net._forward(X), Y)
+    assert shares.mean() == pytest.approx(net.score(X, Y), abs=1e-6)
+
+
+def test_intervals_of_accuracies_cover(seed):
+    """Two classifiers that differ on a tenth of the rows, by chance alone.
+
+    Each run has its own split of the same rows; over 3000 studies the interval, which knows of
+    the overlap and of what the test rows let expect, leaves out the truth in 5 % of them at most.
+    """
+    rng = np.random.default_rng(seed)
+    n, test, runs, missed = 120, 30, 5, 0
+    for _ in range(3000):
+        rows = rng.choice([-1.0, 0.0, 1.0], n, p=[0.05, 0.9, 0.05])
+        shares = [rows[rng.permutation(n)[:test]] for _ in range(runs)]
+        found = estimate(
+            [s.mean() for s in shares],
+            test / (n - test),
+            [_error(s, discrete=True) for s in shares],
+        )
+        missed += not found.low <= 0 <= found.high
+    assert missed / 3000 < 0.06
 
 
 def test_differences_telescope(seed):
@@ -265,6 +328,54 @@ def test_pandas(seed):
     net = NetworkRegressor(depth=1, width=8, max_epochs=2)
     found = disconnect_report(net, frame, pd.Series(y, index=frame.index), n_seeds=2)
     assert found.runs.equals(disconnect_report(net, X, y, n_seeds=2).runs)
+
+
+class Dropping(nn.Sequential):
+    def __init__(self, width=8, rate=0.5):
+        super().__init__(nn.Linear(3, width), nn.Tanh(), nn.Dropout(rate), nn.Linear(width, 1))
+
+
+def test_dropout_has_no_linearization(seed):
+    X, y = problem(seed)
+    with pytest.raises(ValueError, match=r"Dropping, with Dropout at '2',.* Pass a rate of 0"):
+        disconnect_report(NetworkRegressor(module=Dropping, max_epochs=1), X, y, n_seeds=2)
+    net = NetworkRegressor(module=Dropping, module__rate=0.0, max_epochs=1)
+    assert (disconnect_report(net, X, y, n_seeds=2).runs.status == "ok").all()
+
+
+class Ends(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == 2:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_a_callback_stops_is_in_no_mean(seed):
+    X, y = problem(seed)
+    net = NetworkRegressor(depth=1, width=8, max_epochs=4, callbacks=[Ends()])
+    report = disconnect_report(net, X, y, n_seeds=2)
+    assert report.runs.status.str.startswith("stopped: full: a callback stopped it after 2").all()
+    assert (report.summary.n_failed == 2).all()
+    assert "nothing is known" in report.verdict
+
+
+@pytest.mark.parametrize(
+    ("findings", "answer"),
+    [
+        ("none none none none", "kernel theory describes the network's R^2."),
+        ("none none undecided none", "describes the network's R^2 in total; undecided: finite"),
+        ("none undecided none undecided", "undecided whether kernel theory describes"),
+        ("positive none undecided undecided", "does not describe the network's R^2: feature"),
+        ("positive negative none none", "R^2: feature learning and optimizer."),
+        ("undecided none none negative", "does not describe the network's R^2: in total."),
+        ("none none,no limit,no limit", "there is no limit to compare with"),
+        ("unknown unknown unknown unknown", "nothing is known."),
+    ],
+)
+def test_answers(findings, answer):
+    parts = findings.replace(",", " ").replace("no limit", "no_limit").split()
+    found = [part.replace("_", " ") for part in parts]
+    rows = pd.DataFrame({"difference": list(DIFFERENCES), "finding": found})
+    assert answer in _answer(rows, "R^2")
 
 
 def test_a_diverged_run_is_in_its_row_and_in_no_mean(seed, monkeypatch):

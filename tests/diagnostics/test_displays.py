@@ -1,5 +1,6 @@
 """Pictures: made from estimators and reports, alone and within others, also of what went wrong."""
 
+import dataclasses
 import pickle
 import subprocess
 import sys
@@ -97,9 +98,29 @@ def test_pages(make, display, params, panels, tmp_path):
     assert "http" not in page  # it needs no other file
     assert report.verdict.splitlines()[0].replace("'", "&#x27;") in page
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    plt.close("all")
     assert report.to_png().startswith(b"\x89PNG")
+    assert not plt.get_fignums()
     with pytest.raises(ValueError, match="is a directory"):
         report.to_html(tmp_path)
+
+
+def test_titles_are_text(tmp_path):
+    report = kernel_regime_report(NET, X, Y, **TWO)
+    report = dataclasses.replace(report, title="<b>a & b")
+    report.to_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<b>" not in page + report._repr_html_()
+    assert page.count("&lt;b&gt;a &amp; b") == 2
+
+
+def test_optimizers_of_any_name(tmp_path):
+    own = {"a/b $c": {"optimizer": "gd"}, "../$d$": {"optimizer": "gd", "learning_rate": 0.1}}
+    report = natural_gradient_conditions(NET, X, Y, optimizers=own, cache_dir=tmp_path, n_seeds=2)
+    assert len(list(tmp_path.rglob("*.json"))) == 4
+    drawn = report.plot()
+    drawn.figure_.canvas.draw()
+    assert [t.get_text() for t in drawn.ax_.get_legend().get_texts()] == [r"a/b \$c", r"../\$d\$"]
 
 
 @pytest.mark.parametrize(("make", "display", "params", "panels"), KINDS)

@@ -10,8 +10,9 @@ from torch import nn
 import skntk
 import skntk.nn as snn
 from skntk import NetworkClassifier, NetworkRegressor
-from skntk.diagnostics import kernel_regime_report
+from skntk.diagnostics import kernel_regime_report, regime
 from skntk.diagnostics.regime import QUANTITIES
+from skntk.diagnostics.regime_verdict import by_width, law_of
 
 GD = {"optimizer": "gd", "bias_std": 0.3, "dtype": "float64"}
 
@@ -154,6 +155,29 @@ def test_tolerance(seed):
     assert math.isnan(needed[0]) or needed[0] > needed[1]
 
 
+def test_decisions_are_by_the_ends_of_intervals(seed, tmp_path):
+    X, y = problem(seed)
+    net = NetworkRegressor(depth=1, width=64, max_epochs=10, **GD)
+
+    def report(tolerance):
+        return kernel_regime_report(
+            net, X, y, widths=[16, 64], n_seeds=3, tolerance=tolerance, random_state=seed,
+            cache_dir=tmp_path,
+        )  # fmt: skip
+
+    runs = report(1.0).runs
+    last = runs[runs.epoch == 10]
+    found = [by_width(last, q)[64] for q in ("kernel_change", "linearization_error")]
+    highest, lowest = max(e.high for e in found), max(e.low for e in found)
+    answers = [report(t).in_kernel_regime for t in (highest * 1.01, highest * 0.99, lowest * 1.01)]
+    assert answers == [True, None, None]
+    assert report(lowest * 0.99).in_kernel_regime is False
+    laws = [law_of(last, q) for q in ("kernel_change", "linearization_error")]
+    if all(law.falls for law in laws):
+        expected = max(law.width_for(0.01)[0] for law in laws)
+        assert report(0.01).width_needed == pytest.approx(expected)
+
+
 def test_two_runs_of_one_report_are_the_same(seed):
     X, y = problem(seed)
     net = NetworkRegressor(depth=1, width=16, max_epochs=3, batch_size=2)
@@ -194,6 +218,35 @@ def test_without_a_limit_the_widest_networks_stand_for_it(seed):
     assert (start.mean()[:2] > 0).all()
     assert "from the widest networks (width 64)" not in report.verdict  # it is their own width
     assert report.width == 64
+
+
+def test_the_reference_is_a_mean_and_shapes_are_compared(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    drawn = [torch.as_tensor(rng.standard_normal((3, 3, 1, 1))) + 5 for _ in range(4)]
+    kernels = iter(drawn)
+    monkeypatch.setattr(regime, "full_kernel", lambda module, X: next(kernels))
+    X, y = problem(seed)
+    report = kernel_regime_report(
+        Cumulated, X, y, widths=[8, 16], n_seeds=2, n_times=2, module__width=16
+    )
+    mean = (drawn[2] + drawn[3]).squeeze() / 2
+    start = report.runs[(report.runs.epoch == 0) & (report.runs.width == 8)]
+    for K, found in zip(drawn, start.limit_distance, strict=False):
+        A, B = K.squeeze() / K.squeeze().trace(), mean / mean.trace()
+        assert found == pytest.approx(float((A - B).norm() / B.norm()))
+
+
+def test_frozen_parameters_have_no_limit(seed):
+    """The limit trains them all."""
+
+    class Frozen(snn.MLP):
+        def __init__(self, width=8):
+            super().__init__(4, 1, width=width, depth=1)
+            next(self.parameters()).requires_grad_(False)
+
+    X, y = problem(seed)
+    report = kernel_regime_report(Frozen, X, y, widths=[8, 16], n_seeds=2, n_times=2)
+    assert report.reference == "widest networks (width 16)"
 
 
 def test_a_class_with_a_default_width_is_judged_at_that(seed):
