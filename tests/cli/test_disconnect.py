@@ -154,6 +154,16 @@ def test_what_it_refuses(arguments, message, prices, capsys):
     assert "Traceback" not in err
 
 
+def test_texts_get_so_many_indicators_at_most(tmp_path):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"code": [f"c{i}" for i in rng.integers(0, 60, 300)]})
+    frame.assign(y=rng.random(300)).to_csv(tmp_path / "codes.csv", index=False)
+    table = Table.read(tmp_path / "codes.csv", "y", "auto", [])
+    A = table.features().fit_transform(table.X)
+    assert A.shape == (300, 20)
+    assert (A.sum(1) == 1).all()
+
+
 @pytest.mark.parametrize(
     ("separator", "decimal", "name"),
     [(";", ".", "semicolons"), (";", ",", "semicolons"), ("\t", ".", "tabs")],
