@@ -93,10 +93,10 @@ class Network:
 
 _IMAGES = {"in_channels": 3, "out_features": CLASSES}
 NETWORKS = {
-    "MLP on MNIST": Network("mnist_10k", None, {}, (64, 256, 1024, 4096), (64, 256, 1024)),
+    "MLP on MNIST": Network("mnist_10k", None, {}, (64, 256, 1024), (64, 256, 1024)),
     "CNN on CIFAR-10": Network("cifar10_7k", snn.ConvNet, _IMAGES, (8, 16, 32), (8, 16, 32)),
     "WRN-10 on CIFAR-10": Network(
-        "cifar10_7k", snn.WideResNet, {**_IMAGES, "depth": 10, "norm": "layer"}, (4, 8), (4, 8)
+        "cifar10_7k", snn.WideResNet, {**_IMAGES, "depth": 10, "norm": "layer"}, (4, 8), ()
     ),
 }
 

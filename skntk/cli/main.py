@@ -18,7 +18,8 @@ machine of its tangent kernel, and the limit of infinite width. Neighbours diffe
 feature learning, the optimizer, finite width. Writes the differences with their intervals as CSV
 (runs.csv, summary.csv, scores.csv), as a picture (report.png), and with a verdict as one page
 (report.html). A command that was interrupted goes on where it was when it is given again.
-Numbers are standardized, texts become indicators, and missing values are filled in.
+Numbers are standardized, texts, dates among them, become indicators, and missing values (empty, NA,
+N/A, NaN, null, ?) are filled in. Columns may be separated by commas, semicolons or tabs.
 """
 
 
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "disconnect", help="what stands between a network and its kernel", description=_DISCONNECT
     )
-    command.add_argument("data", type=Path, help="CSV file with a header; rows are samples")
+    command.add_argument("data", type=Path, help="CSV file in UTF-8 with a header")
     command.add_argument("--target", required=True, metavar="COLUMN", help="what is predicted")
     command.add_argument(
         "--task",
@@ -80,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_width,
         default=[64, 256, 1024, math.inf],
         metavar="WIDTH",
-        help="units of a hidden layer; infinity is always compared with (default 64 256 1024 inf)",
+        help="units of a hidden layer; infinity is always compared with, so a finite one is needed "
+        "(default 64 256 1024 inf)",
     )
     command.add_argument("--depth", type=_at_least(0), default=2, help="hidden layers (default 2)")
     command.add_argument(
@@ -130,7 +132,10 @@ def _parser() -> argparse.ArgumentParser:
         "--random-state", type=_at_least(0), default=0, metavar="SEED", help="default 0"
     )
     command.add_argument(
-        "--out", type=Path, metavar="DIRECTORY", help="default: DATA-TARGET-disconnect"
+        "--out",
+        type=Path,
+        metavar="DIRECTORY",
+        help="default: DATA-TARGET-disconnect; an earlier report there is replaced",
     )
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

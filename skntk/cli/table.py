@@ -19,6 +19,11 @@ from skntk.cli.errors import CommandError
 CLASSES = 20
 #: Indicators of a column of texts, at most.
 CATEGORIES = 20
+#: What stands for a missing value; "None" may be a class.
+_MISSING: dict[str, Any] = {
+    "keep_default_na": False,
+    "na_values": ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "?"],
+}
 #: Rows below which there is nothing to split.
 FEWEST = 8
 
@@ -70,7 +75,7 @@ class Table:
             )
         X, y = frame.drop(columns=[target, *drop]), frame[target]
         for kind, columns in (
-            ("of one value", [c for c in X if X[c].nunique(dropna=True) < 2]),
+            ("of one value", [c for c in X if _is_constant(X[c])]),
             ("that number the rows", [c for c in X if _numbers_rows(str(c), X[c])]),
         ):
             if columns:
@@ -134,20 +139,28 @@ def _classifies(y: pd.Series, target: str, task: str) -> bool:
 def _read(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """The table as it is, separated by commas, semicolons or tabs, and what is to be noted."""
     try:
-        frame = pd.read_csv(path)
-        header = str(frame.columns[0])
+        with path.open(encoding="utf-8") as lines:
+            header = next(lines, "")
         for separator, name in ((";", "semicolons"), ("\t", "tabs")):
-            if len(frame.columns) == 1 and separator in header:
-                point, comma = (pd.read_csv(path, sep=separator, decimal=d) for d in ".,")
+            if header.count(separator) > header.count(","):
+                point, comma = (
+                    pd.read_csv(path, sep=separator, decimal=d, **_MISSING) for d in ".,"
+                )
                 frame = max(point, comma, key=_count_numeric)
                 return frame, [f"{path.name} is separated by {name}."]
-        return frame, []
+        return pd.read_csv(path, **_MISSING), []
     except FileNotFoundError:
         raise CommandError(f"there is no file {path}.") from None
     except UnicodeDecodeError as error:
         raise CommandError(f"{path} is not in UTF-8: {error}. Save it as UTF-8.") from None
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise CommandError(f"{path} cannot be read as CSV: {error}") from None
+
+
+def _is_constant(column: pd.Series) -> bool:
+    """Whether it says nothing; in texts, but not in numbers, it may say that a value is missing."""
+    numeric = pd.api.types.is_numeric_dtype(column) or not column.notna().any()
+    return bool(column.nunique(dropna=numeric) < 2)
 
 
 def _count_numeric(frame: pd.DataFrame) -> int:

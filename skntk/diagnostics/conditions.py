@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,14 +13,14 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
+from skntk.diagnostics.conditions_path import ConditionsPath
 from skntk.diagnostics.conditions_verdict import conditions_verdict
 from skntk.diagnostics.fingerprint import content_hash
 from skntk.diagnostics.laws import estimate
-from skntk.diagnostics.measures import outputs_of, parameter_vector
 from skntk.diagnostics.recording import spread_epochs, train_looking
 from skntk.diagnostics.report import Report
 from skntk.diagnostics.runs import Rows, Task, Unit
-from skntk.diagnostics.spectrum import SOLVERS, StartJacobian
+from skntk.diagnostics.spectrum import SOLVERS
 from skntk.diagnostics.subject import Subject, check_count
 
 if TYPE_CHECKING:
@@ -82,10 +83,10 @@ class NaturalGradientReport(Report):
         One row for each width and optimizer: means and standard errors of the smallest eigenvalue
         and of the largest ``c_prime`` that a run meets in the ball after its start; ``n_singular``,
         ``n_refuted`` of ``n_runs``, ``n_failed``; ``learning_rate``, and ``admissible_step`` for
-        the mean ``c_prime``, NaN where there is none; ``observed_factor``, by which the squared
-        residual shrank a step; and for the natural gradient of the theorem (undamped, on all
-        rows, of one step size up to 1, without momentum or weight decay) ``promised_factor``, and
-        ``n_kept``, runs that kept the promise at each step that was looked at, and ``kept``:
+        the mean ``c_prime``, NaN where that or a run refutes; ``observed_factor``, by which the
+        squared residual shrank a step; and for the natural gradient of the theorem (undamped, on
+        all rows, of one step size up to 1, without momentum or weight decay) ``promised_factor``,
+        ``n_kept``, runs that kept the promise at each step that was looked at, and ``kept``,
         whether all did.
     verdict : str
         What it says, in words.
@@ -162,9 +163,10 @@ def natural_gradient_conditions(
         Targets.
     optimizers : sequence of str, or dict of str to dict
         Names among "gd", "sgd", "adam", "natural_gradient" (undamped, of step 0.2) and "kfac"; or
-        names of your own, each with the estimator's `optimizer` and, where they differ from the
-        defaults, `learning_rate`, `momentum`, `damping`, `batch_size`, `weight_decay` and
-        `callbacks`.
+        names of your own, each with the estimator's `optimizer` and, where they differ from an
+        estimator's defaults, `learning_rate`, `momentum`, `damping`, `batch_size`, `weight_decay`
+        and `callbacks`. So ``{"damped": {"optimizer": "natural_gradient"}}`` is damped, unlike
+        the name "natural_gradient".
     widths : sequence of int, optional
         By default the estimator's own, or the module as it stands.
     n_seeds : int, default=3
@@ -234,10 +236,10 @@ def natural_gradient_conditions(
     random_state = check_count("random_state", random_state, 0)
     if solver not in SOLVERS:
         raise ValueError(f"solver={solver!r} must be one of {SOLVERS}.")
-    if not 0 <= tol < 1:
+    if not (isinstance(tol, Real) and 0 <= tol < 1):
         raise ValueError(f"tol={tol!r} must be in [0, 1).")
     X, y = subject.checked(X, y)
-    (X,) = subject.prepared(X, y)
+    (X,), subject = subject.prepared(X, y), subject.behind()
     epochs = spread_epochs(subject.network.max_epochs, n_times)
     task = _Conditions(subject, X, y, random_state, chosen, epochs, solver, tol)
     units = [
@@ -291,22 +293,19 @@ class _Conditions(Task):
         network = self.network(unit, **params)
         Z = self.subject.targets(self.y)
         found: Rows = []
-        paths: list[_Path] = []
+        paths: list[ConditionsPath] = []
 
         def look(module: nn.Module, X: Tensor, when: dict[str, Any]) -> None:
             if not paths:
-                paths.append(_Path(module, X, Z, network.centered, self.solver, self.tol))
+                paths.append(ConditionsPath(module, X, Z, network.centered, self.solver, self.tol))
             found.append({**unit, **when, **paths[0].at(module)})
 
         network, status = train_looking(network, self.X, self.y, look, self.epochs)
         common: dict[str, Any] = {"status": status, "learning_rate": math.nan}
         common["promised"] = _is_promised(self.optimizers[unit["optimizer"]], len(Z))
-        batches = 1
         if status == "ok":
             common["learning_rate"] = float(network.net_.lr)
-            batches = math.ceil(len(Z) / network.net_.batch_size)
-        rows = found or [{**unit, "epoch": 0}]
-        return [{**row, **common, "step": row["epoch"] * batches} for row in rows]
+        return [{**row, **common} for row in found or [{**unit, "epoch": 0, "step": 0}]]
 
 
 def _is_promised(params: dict[str, Any], n: int) -> bool:
@@ -322,56 +321,13 @@ def _is_promised(params: dict[str, Any], n: int) -> bool:
     )
 
 
-class _Path:
-    """The conditions along the path of one network.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network at initialization.
-    X : Tensor
-        n rows.
-    Z : Tensor of shape (n, k)
-        Their targets.
-    centered : bool
-        Whether its function at initialization is subtracted.
-    solver, tol
-        As of `natural_gradient_conditions`.
-    """
-
-    def __init__(
-        self, module: nn.Module, X: Tensor, Z: Tensor, centered: bool, solver: str, tol: float
-    ) -> None:
-        self.X = X
-        f = outputs_of(module, X)
-        self.aim = Z + f if centered else Z
-        self.first = float((f - self.aim).square().sum())
-        self.start = StartJacobian(module, X, Z.shape[1], solver=solver, tol=tol)
-        self.w = parameter_vector(module)
-        self.root = math.sqrt(self.start.extremes.smallest)
-        radius = 3 * math.sqrt(self.first)
-        self.radius = radius / self.root if self.root else math.inf
-
-    def at(self, module: nn.Module) -> dict[str, Any]:
-        """What is known at the present parameters."""
-        moved = float((parameter_vector(module) - self.w).norm())
-        residual = float((outputs_of(module, self.X) - self.aim).square().sum())
-        apart = 0.0 if moved == 0 else self.start.distance(module)
-        return {
-            "smallest_eigenvalue": self.start.extremes.smallest,
-            "singular": self.start.extremes.singular,
-            "c_prime": 3 * apart / self.root if self.root else math.inf,
-            "distance": moved / self.radius if self.radius else math.inf * moved if moved else 0.0,
-            "radius": self.radius,
-            "residual": residual / self.first if self.first else 0.0,
-        }
-
-
 def _optimizers(optimizers: Any) -> dict[str, dict[str, Any]]:
     """Parameters of the estimator for each optimizer, by name."""
     if isinstance(optimizers, Mapping):
-        chosen = {str(name): dict(params) for name, params in optimizers.items()}
+        chosen = {str(name): params for name, params in optimizers.items()}
     else:
+        if not isinstance(optimizers, (str, Iterable)):
+            raise TypeError(f"optimizers={optimizers!r} must be names, or a dict.")
         names = [optimizers] if isinstance(optimizers, str) else list(optimizers)
         if unknown := [name for name in names if name not in OPTIMIZERS]:
             raise ValueError(
@@ -382,9 +338,10 @@ def _optimizers(optimizers: Any) -> dict[str, dict[str, Any]]:
     if not chosen:
         raise ValueError(f"optimizers={optimizers!r} must hold at least one.")
     for name, params in chosen.items():
-        if "optimizer" not in params or set(params) - {"optimizer", *_PARAMETERS}:
+        known = {"optimizer", *_PARAMETERS}
+        if not isinstance(params, Mapping) or not {"optimizer"} <= set(params) <= known:
             raise ValueError(
-                f"optimizers[{name!r}]={params!r} must have 'optimizer', and may have "
+                f"optimizers[{name!r}]={params!r} must be a dict with 'optimizer', which may have "
                 f"{sorted(_PARAMETERS)}; other parameters belong to the estimator, for they are "
                 "those of all optimizers."
             )
@@ -426,12 +383,14 @@ def _summarized(found: pd.DataFrame) -> dict[str, Any]:
         "c_prime": c.mean,
         "c_prime_error": c.standard_error,
         "learning_rate": good.learning_rate.mean(),
-        "admissible_step": (1 - 2 * c.mean) / (1 + c.mean) ** 2 if c.mean < 0.5 else math.nan,
+        "admissible_step": math.nan,
         "observed_factor": math.nan,
         "promised_factor": math.nan,
         "n_kept": math.nan,
         "kept": None,
     }
+    if c.mean < 0.5 and not row["n_refuted"]:
+        row["admissible_step"] = (1 - 2 * c.mean) / (1 + c.mean) ** 2
     factors, n_kept = [], 0
     for _, run in good.groupby("seed"):
         later = run[(run.step > 0) & (run.residual > FLOOR)]

@@ -39,12 +39,14 @@ def _line(row: Any) -> str:
     elif math.isnan(row.c_prime):
         parts.append("no later point of a path lies in the ball")
     parts.append(f"refuted in {row.n_refuted:g} of {row.n_runs} runs")
-    if row.c_prime < 0.5:
-        parts.append(f"steps up to {row.admissible_step:.2g} admissible for this C'")
-    if not math.isnan(row.n_kept) and not math.isnan(row.observed_factor):
+    if not math.isnan(row.n_kept):
+        if not math.isnan(row.admissible_step):
+            parts.append(f"steps up to {row.admissible_step:.2g} admissible for this C'")
+        if not math.isnan(row.observed_factor):
+            parts.append(f"squared residual times {row.observed_factor:.3g} a step")
+        promised = "" if math.isnan(row.promised_factor) else f" {row.promised_factor:.3g}"
         parts.append(
-            f"squared residual times {row.observed_factor:.3g} a step, the theorem's rate "
-            f"{row.promised_factor:.3g} kept at all steps in {row.n_kept:g} of {row.n_runs} runs"
+            f"the theorem's rate{promised} kept at all steps in {row.n_kept:g} of {row.n_runs} runs"
         )
     if row.n_failed:
         parts.append(f"{row.n_failed} of {row.n_runs} runs diverged or stopped")

@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from sklearn.base import clone
 from sklearn.model_selection import train_test_split
-from torch import Tensor
 
 from skntk.diagnostics.disconnect_verdict import DIFFERENCES, disconnect_verdict
-from skntk.diagnostics.flow import FlowMachine, PairKernel
 from skntk.diagnostics.laws import estimate, runs_needed
-from skntk.diagnostics.measures import analytic_limit, outputs_of
-from skntk.diagnostics.recording import FAILURES, WATCH, failed_status, start_of, watched
+from skntk.diagnostics.readings import READINGS, readings
+from skntk.diagnostics.recording import FAILURES, failed_status
 from skntk.diagnostics.report import Report
 from skntk.diagnostics.runs import Rows, Task, Unit
 from skntk.diagnostics.subject import (
@@ -28,16 +24,10 @@ from skntk.diagnostics.subject import (
     check_count,
     check_positive,
     draw_seed,
-    named_callbacks,
-    refuse_other_modes,
 )
-from skntk.finite import EmpiricalKernel
-from skntk.training import NetworkClassifier
 
 if TYPE_CHECKING:
     from skntk.diagnostics.displays import DisconnectDisplay
-
-READINGS = ("full", "linearized", "kernel", "limit")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -61,7 +51,8 @@ class DisconnectReport(Report):
         the ends of the 95 % interval; ``distance``; ``finding``: "none" if the interval lies within
         the margin, else "positive" or "negative" if it leaves out 0, else "undecided"; "no limit"
         or "unknown" without an interval; ``n_runs, n_failed``, and ``runs_needed`` to decide if
-        mean and spread stay as they are, NaN if not even 1000 would do.
+        mean and spread stay as they are, NaN if not even 1000 would do: a guess, of little worth
+        from fewer than five runs.
     scores : DataFrame
         One row for each width and reading: ``mean, standard_error, low, high``.
     verdict : str
@@ -186,7 +177,7 @@ def disconnect_report(
     -----
     Scores are :math:`R^2` or the accuracy on test rows. The runs' splits overlap, so intervals are
     those of Nadeau & Bengio (2003), wider than for independent data: (1 / runs + test rows over
-    training rows) in the place of 1 / runs. No number of runs takes them below what the rows
+    all others) in the place of 1 / runs. No number of runs takes them below what the rows
     allow. And a few runs that agree by chance are not believed to be exact: the variance between
     runs counts for no less than the spread over their test rows lets expect, to which, for
     accuracies, one more row that the readings disagree on is added.
@@ -231,12 +222,12 @@ def disconnect_report(
         )
     X, y = subject.checked(X, y)
     task = _Disconnect(subject, X, y, random_state, test_size, train_size)
-    train, test = task.split(0)
+    _, test = task.split(0)
     if len(test) < 2:
         raise ValueError(f"test_size={test_size!r} leaves {len(test)} test rows; at least 2.")
     units = [{"width": w, "seed": s} for w in sizes for s in range(n_seeds)]
     runs = task.runs(units, cache_dir=cache_dir, n_jobs=n_jobs, verbose=verbose)
-    return _report(task, runs, sizes, len(test) / len(train), margin)
+    return _report(task, runs, sizes, len(test) / (X.shape[0] - len(test)), margin)
 
 
 @dataclass(frozen=True)
@@ -253,13 +244,21 @@ class _Disconnect(Task):
     train_size: float | int | None
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Training and test rows; each class in both where it has two rows at least."""
+        """Training and test rows; each class in both, where there is room for it."""
         stratify = None
         if self.subject.classifies:
-            _, labels = np.unique(np.asarray(self.y), return_inverse=True)
+            classes, labels = np.unique(np.asarray(self.y), return_inverse=True)
             counts = np.bincount(labels)
-            smaller = min(_size(self.test_size, len(labels)), _size(self.train_size, len(labels)))
-            if counts.min() >= 2 and len(counts) <= smaller:
+            if counts.min() < 2:
+                raise ValueError(
+                    f"class {classes.tolist()[counts.argmin()]!r} of y has one row, which cannot "
+                    "be in both parts of a split: leave it out; or, if y are numbers that are to "
+                    "be regressed, pass a NetworkRegressor, or floating point numbers."
+                )
+            n = len(labels)
+            test = _size(self.test_size, n)
+            train = n - test if self.train_size is None else _size(self.train_size, n)
+            if len(counts) <= min(test, train):
                 stratify = labels
         return train_test_split(
             np.arange(self.X.shape[0]),
@@ -272,110 +271,16 @@ class _Disconnect(Task):
     def run(self, unit: Unit) -> Rows:
         """Score all readings of one network on one split."""
         try:
-            return [{**unit, "status": "ok", **self._readings(unit)}]
+            return [{**unit, "status": "ok", **readings(*self._parts(unit))}]
         except FAILURES as error:
             return [{**unit, "status": failed_status(error)}]
 
-    def _readings(self, unit: Unit) -> dict[str, float]:
+    def _parts(self, unit: Unit) -> tuple[Subject, Network, tuple[Any, Any], tuple[Any, Any]]:
+        """The network of a run, and the rows of its split as the network gets them."""
         train, test = self.split(unit["seed"])
-        X, X_test = self.subject.prepared(
-            _take(self.X, train), _take(self.y, train), _take(self.X, test)
-        )
         y, y_test = _take(self.y, train), _take(self.y, test)
-        network = self.network(unit)
-        if self.subject.classifies:
-            network.set_params(loss="squared")
-        module, inputs = start_of(network, X, y)
-        refuse_other_modes(module, inputs)
-        full = _trained(network, "full", X, y)
-        # the same rate: what suits an optimizer by default may depend on the regime
-        network.set_params(learning_rate=full.net_.lr, damping=full._damping)
-        linearized = _trained(network, "linearized", X, y)
-
-        Z, test_inputs = self.subject.targets(y), full._rows(X_test)
-        functions = {"full": full._forward(X_test), "linearized": linearized._forward(X_test)}
-        losses = {name: _loss(net._forward(X), Z)
-                  for name, net in (("full", full), ("linearized", linearized))}  # fmt: skip
-        start, start_at_test = (
-            torch.zeros(len(A), Z.shape[1]) if network.centered else outputs_of(module, A)
-            for A in (inputs, test_inputs)
-        )
-        kernel = PairKernel(EmpiricalKernel(module, "full", dtype="float64"))
-        machine = FlowMachine(kernel, inputs, start, Z)
-        time = _time(linearized, machine, losses["linearized"])
-        machines = {"kernel": machine}
-        if (limit := analytic_limit(module, inputs, Z.shape[1])) is not None:
-            machines["limit"] = FlowMachine(PairKernel(limit), inputs, start, Z)
-        for name, machine in machines.items():
-            functions[name] = machine.predict(test_inputs, start_at_test, time)
-            losses[name] = machine.loss(time)
-        shares = {name: _shares(full, f, y_test) for name, f in functions.items()}
-        constant = Z.mean(0).expand(len(y_test), -1)
-        found = {"constant": float(_shares(full, constant, y_test).mean()), "time": time}
-        return {**found, **_compared(functions, losses, shares, discrete=self.subject.classifies)}
-
-
-def _compared(
-    functions: dict[str, Tensor],
-    losses: dict[str, float],
-    shares: dict[str, np.ndarray],
-    discrete: bool,
-) -> dict[str, float]:
-    """Scores, losses and differences of all readings, NaN where there is none."""
-    found: dict[str, float] = {}
-    for name in READINGS:
-        known = name in functions
-        found[name] = float(shares[name].mean()) if known else math.nan
-        found[f"{name}_error"] = _error(shares[name], discrete) if known else math.nan
-        found[f"{name}_loss"] = losses.get(name, math.nan)
-    for name, (a, b) in DIFFERENCES.items():
-        found |= {name: math.nan, f"{name}_error": math.nan, f"{name}_distance": math.nan}
-        if a in functions and b in functions:
-            apart = functions[a].double() - functions[b].double()
-            found[name] = float((shares[a] - shares[b]).mean())
-            found[f"{name}_distance"] = float(apart.square().mean().sqrt())
-            same = not bool(apart.any())
-            found[f"{name}_error"] = 0.0 if same else _error(shares[a] - shares[b], discrete)
-    return found
-
-
-def _error(shares: np.ndarray, discrete: bool) -> float:
-    """Standard error of the mean over test rows, to which accuracies get one that disagrees."""
-    n = len(shares)
-    squares = float(((shares - shares.mean()) ** 2).sum()) + float(discrete)
-    return math.sqrt(squares / (n - 1) / n)
-
-
-def _trained(network: Network, regime: str, X: Any, y: Any) -> Network:
-    try:
-        return watched(clone(network).set_params(regime=regime)).fit(X, y)
-    except FAILURES as error:
-        raise type(error)(f"{regime}: {error}") from error
-
-
-def _time(linearized: Network, machine: FlowMachine, loss: float) -> float:
-    """Time of gradient flow that stands for the training of the linearized network."""
-    net = linearized.net_
-    own = [name for name, _ in named_callbacks(linearized) if name != WATCH]
-    if linearized.optimizer == "gd" and linearized.momentum == 0 and not own:
-        return float(net.lr) * len(net.history)
-    return machine.time_of(loss)
-
-
-def _loss(outputs: Tensor, Z: Tensor) -> float:
-    return 0.5 * float((outputs.double() - Z).square().mean())
-
-
-def _shares(network: Network, outputs: Tensor, y: Any) -> np.ndarray:
-    """What each test row adds to the score, which is their mean: accuracy, or R^2."""
-    y = np.asarray(y)
-    if isinstance(network, NetworkClassifier):
-        return (network.classes_[outputs.argmax(1).numpy()] == y).astype(float)
-    y = y.astype(float).reshape(len(y), -1)
-    squares = (network._targets.back(outputs.double()).reshape(y.shape) - y) ** 2
-    variances = y.var(0)
-    spread = network._targets.scale.cpu().numpy() ** 2  # of the training rows
-    return (1 - squares / np.where(variances > 0, variances, spread)).mean(1)
+        X, X_test = self.subject.prepared(_take(self.X, train), y, _take(self.X, test))
+        return self.subject, self.network(unit), (X, y), (X_test, y_test)
 
 
 def _report(
@@ -412,7 +317,8 @@ def _report(
         runs=runs,
         summary=summary,
         verdict=disconnect_verdict(summary, scores, good.constant.mean(), score, margin),
-        title=f"{task.subject.describe()}; {task.X.shape[0]} rows, {runs.seed.nunique()} seeds",
+        title=f"{task.subject.describe(loss='squared')}; {task.X.shape[0]} rows, "
+        f"{runs.seed.nunique()} seeds",
         scores=scores,
         score=score,
         margin=margin,
@@ -454,10 +360,8 @@ def _finding(row: dict[str, Any], margin: float, limitless: bool = False) -> str
     return "negative" if high < 0 else "undecided"
 
 
-def _size(size: float | int | None, n: int) -> int:
-    """Rows of a part, at least; all where nothing is said."""
-    if size is None:
-        return n
+def _size(size: float | int, n: int) -> int:
+    """Rows of a part, at least."""
     return int(size * n) if isinstance(size, float) else int(size)
 
 

@@ -15,6 +15,9 @@ DIFFERENCES = {
     "total": ("full", "limit"),
 }
 
+#: From so many runs on their spread says how many more would tell.
+FORESEEING = 5
+
 
 def disconnect_verdict(
     summary: pd.DataFrame, scores: pd.DataFrame, constant: float, score: str, margin: float
@@ -70,6 +73,8 @@ def _line(row: Any, score: str, margin: float) -> str:
         return f"{measured}, a loss in {score}."
     if row.finding == "none":
         return f"{measured}, no difference beyond {margin:g}."
+    if row.n_runs < FORESEEING:
+        return f"{measured}, undecided: {FORESEEING} runs or more may say what would tell."
     if math.isnan(row.runs_needed):
-        return f"{measured}, undecided: more rows may tell, more runs will not."
+        return f"{measured}, undecided: more rows may tell, more runs hardly."
     return f"{measured}, undecided: about {row.runs_needed:.0f} runs may tell."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -104,7 +105,8 @@ class FlowMachine:
         if loss >= self.loss(_EARLY * self._end):
             return 0.0
         low, high = math.log(_EARLY * self._end), math.log(self._end)
-        logarithm = brentq(lambda t: math.log(self.loss(math.exp(t)) / loss), low, high)
+        tiny = sys.float_info.min
+        logarithm = brentq(lambda t: math.log(max(self.loss(math.exp(t)), tiny) / loss), low, high)
         return math.exp(logarithm)
 
     @property

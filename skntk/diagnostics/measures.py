@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -15,14 +16,18 @@ from skntk.finite.network import NetworkInputs, eval_mode, evaluate, private_cop
 from skntk.infinite import InfiniteKernel, infinite_width
 from skntk.infinite.rules import Dense
 
+#: Numbers of a parameter from which on their mean square tells how they were drawn.
+_FEWEST = 16
+
 
 def analytic_limit(module: nn.Module, X: Tensor, n_outputs: int) -> InfiniteKernel | None:
     """The kernel of infinite width, of outputs that are independent and alike, if there is one.
 
-    There is none if a layer has no rule, if parameters are frozen (the limit trains them all), and
-    if there are several outputs but not those of a dense layer.
+    There is none if a layer has no rule, if parameters are frozen (the limit trains them all), if
+    weights are not drawn as the layers draw them, for the limit is that of such weights, and if
+    there are several outputs but not those of a dense layer.
     """
-    if not all(p.requires_grad for p in module.parameters()):
+    if not all(p.requires_grad for p in module.parameters()) or not _drawn_as_usual(module):
         return None
     kernel = infinite_width(module)
     try:
@@ -31,6 +36,31 @@ def analytic_limit(module: nn.Module, X: Tensor, n_outputs: int) -> InfiniteKern
         return None
     independent = n_outputs == 1 or all(isinstance(rule, Dense) for rule in output.rules)
     return kernel if independent else None
+
+
+def _drawn_as_usual(module: nn.Module) -> bool:
+    """Whether parameters have the mean squares that their layers' own initialization gives them.
+
+    By more than chance explains: a mean square of n normal numbers varies by the factor
+    exp(sqrt(2 / n)), and that of uniform ones by less.
+    """
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        for layer in module.modules():
+            reset: Any = getattr(copy.deepcopy(layer), "reset_parameters", None)
+            if reset is None:
+                continue
+            reset()
+            usual = dict(reset.__self__.named_parameters(recurse=False))
+            for name, parameter in layer.named_parameters(recurse=False):
+                n = parameter.numel()
+                found, expected = (float(p.square().mean()) for p in (parameter, usual[name]))
+                if n < _FEWEST or found == expected:
+                    continue
+                both = found * expected > 0
+                if not both or abs(math.log(found / expected)) > 6 * math.sqrt(4 / n):
+                    return False
+    return True
 
 
 def relative_distance(A: Tensor, B: Tensor) -> float:

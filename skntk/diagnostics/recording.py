@@ -30,7 +30,7 @@ FAILURES = (
     RunFailedError,
 )
 #: Called with the network (which goes on being trained), all training rows, and how far it is:
-#: ``epoch`` and ``train_loss``.
+#: ``epoch``, ``step`` and ``train_loss``.
 Look = Callable[[nn.Module, Tensor, dict[str, Any]], None]
 #: Rows that go through the network at one time.
 _ROWS = 1024
@@ -47,9 +47,9 @@ class AtEpochs(Callback):
     Parameters
     ----------
     look : callable
-        Called with the module, the training rows, and how far the training is: ``epoch``, the
-        number of epochs done, and ``train_loss``, of all rows. A plain function: skorch copies
-        callbacks, but not functions.
+        Called with the module, the training rows, and how far the training is: ``epoch`` and
+        ``step``, the numbers of epochs and steps done, and ``train_loss``, of all rows. A plain
+        function: skorch copies callbacks, but not functions.
     epochs : sequence of int
         When; 0 is before training.
     """
@@ -64,7 +64,12 @@ class AtEpochs(Callback):
         outputs = self._outputs(net)
         self.start_ = self._loss(net, outputs)
         self.most_ = max(self.start_, self._loss(net, torch.zeros_like(outputs)))
+        self.step_ = 0
         self._due(net, 0)
+
+    def on_batch_end(self, net: Any, training: bool = False, **kwargs: Any) -> None:
+        """Count steps."""
+        self.step_ += training
 
     def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
         """Look at the network after an epoch."""
@@ -90,7 +95,8 @@ class AtEpochs(Callback):
             loss = self._loss(net, self._outputs(net))
             if not loss <= _BEYOND_DOUBT * max(self.most_, 1.0):
                 raise self._diverged(net, loss)
-            self.look(base_module(net.module_), self.rows_[0], {"epoch": epoch, "train_loss": loss})
+            when = {"epoch": epoch, "step": self.step_, "train_loss": loss}
+            self.look(base_module(net.module_), self.rows_[0], when)
 
     def _outputs(self, net: Any) -> Tensor:
         module = net.module_
@@ -159,9 +165,7 @@ def spread_epochs(last: int, n_times: int) -> tuple[int, ...]:
     >>> spread_epochs(100, 5)
     (0, 1, 5, 22, 100)
     """
-    if last == 0:
-        return (0,)
-    later = np.geomspace(1, last, max(n_times - 1, 1)) if n_times > 2 else [last]
+    later = np.geomspace(1, last, n_times - 1) if n_times > 2 else [last]
     return (0, *sorted({round(float(e)) for e in later}))
 
 

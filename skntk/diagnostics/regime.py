@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from skntk.diagnostics.laws import PowerLaw, estimate
 from skntk.diagnostics.measures import Departure, distance_of_shapes
 from skntk.diagnostics.recording import spread_epochs, start_of, train_looking
-from skntk.diagnostics.regime_verdict import CRITERIA, by_width, law_of, regime_verdict
+from skntk.diagnostics.regime_verdict import CRITERIA, by_width, enough, law_of, regime_verdict
 from skntk.diagnostics.report import Report, with_error
 from skntk.diagnostics.runs import Rows, Task, Unit
 from skntk.diagnostics.spectrum import full_kernel
@@ -51,7 +51,7 @@ class KernelRegimeReport(Report):
     Attributes
     ----------
     runs : DataFrame
-        One row for each run and epoch: ``width, seed, epoch, status``, the measures, and
+        One row for each run and epoch: ``width, seed, epoch, step, status``, the measures, and
         ``singular``: whether the kernel has no smallest eigenvalue that could be told from 0.
     summary : DataFrame
         ``width, epoch, quantity, mean, standard_error, n_runs, n_failed``.
@@ -70,7 +70,8 @@ class KernelRegimeReport(Report):
         Whether the network is in the kernel regime at that width; None if more runs are needed to
         tell.
     width_needed : float
-        From which width on the laws say that it is; NaN where they are not shown to fall.
+        From which width on the laws say that it is; NaN where they are not shown to fall, infinite
+        where that is more than 100 times the widest network.
     reference : str
         What ``limit_distance`` is the distance from: "limit", or the widest network tried.
     """
@@ -191,8 +192,11 @@ def kernel_regime_report(
     Notes
     -----
     A run that diverges, or is stopped by a callback, is in ``runs`` with its status, is counted in
-    ``summary``, and is in no mean. The verdict's intervals take the logarithms of runs of all
-    widths to vary alike.
+    ``summary``, and is in no mean. The tables have arithmetic means; the verdict has geometric
+    ones, whose intervals take the logarithms of runs of all widths to vary alike.
+
+    A classifier is trained on its own loss. Under the cross-entropy, the default, outputs and
+    parameters grow without end; ``loss="squared"`` is what `disconnect_report` compares by.
 
     Rates known for the NTK parametrization and gradient descent: kernels are about
     width\ :sup:`-1/2` from their limit (Jacot et al. 2018; Lee et al. 2019), change and
@@ -230,7 +234,7 @@ def kernel_regime_report(
     own = subject.own_width
     widths = tuple(sorted({*widths, *(() if own is None else (own,))}))
     width = widths[-1] if own is None else own
-    (X,) = subject.prepared(X, y)
+    (X,), subject = subject.prepared(X, y), subject.behind()
     rng = np.random.default_rng([random_state, 0])
     rows = np.sort(rng.permutation(X.shape[0])[:n_rows])
     epochs = spread_epochs(subject.network.max_epochs, n_times)
@@ -308,11 +312,14 @@ def _report(
         inside = False
     elif all(c.high <= tolerance for c in criteria.values()):
         inside = True
+    few = len(task.rows) < task.X.shape[0]
+    kernels = f", kernels of {len(task.rows)}" if few else ""
     return KernelRegimeReport(
         runs=runs,
         summary=summary,
         verdict=regime_verdict(runs, criteria, laws, width, tolerance, inside, reference),
-        title=f"{task.subject.describe()}; {len(task.X)} rows, {runs.seed.nunique()} seeds",
+        title=f"{task.subject.describe()}; {task.X.shape[0]} rows{kernels}, "
+        f"{runs.seed.nunique()} seeds",
         laws=_laws(good),
         width=width,
         tolerance=tolerance,
@@ -326,15 +333,16 @@ def _needed(laws: Collection[PowerLaw], tolerance: float) -> float:
     """From which width on all laws are below the tolerance."""
     if not all(law.falls for law in laws):
         return math.nan
-    return max(law.width_for(tolerance)[0] for law in laws)
+    return max(enough(law, tolerance) for law in laws)
 
 
 def _summary(runs: pd.DataFrame, good: pd.DataFrame) -> pd.DataFrame:
     failed = runs[runs.status != "ok"].groupby("width").seed.nunique()
     rows = []
-    for (width, epoch), at in good.groupby(["width", "epoch"]):
+    for width, epoch in sorted(set(zip(runs.width, runs.epoch, strict=True))):
+        at = good[(good.width == width) & (good.epoch == epoch)]
         for quantity in QUANTITIES:
-            found = estimate(at[quantity].dropna())
+            found = estimate(at[quantity].dropna() if quantity in at else [])
             rows.append((width, epoch, quantity, found.mean, found.standard_error, found.n))
     columns = ["width", "epoch", "quantity", "mean", "standard_error", "n_runs"]
     summary = pd.DataFrame(rows, columns=columns)

@@ -16,7 +16,7 @@ CRITERIA = {
 }
 
 #: How many times wider than the widest network a law is not followed any more.
-_FAR = 1000
+_FAR = 100
 
 
 def law_of(at: pd.DataFrame, quantity: str) -> PowerLaw:
@@ -85,6 +85,12 @@ def regime_verdict(
     return "\n".join(lines)
 
 
+def enough(law: PowerLaw, tolerance: float) -> float:
+    """Width from which on a law is below the tolerance; infinite if far from those tried."""
+    width = law.width_for(tolerance)[0]
+    return width if width <= _FAR * law.widest else math.inf
+
+
 def _name(quantity: str) -> str:
     return quantity.replace("_", " ").capitalize()
 
@@ -101,7 +107,7 @@ def _enough(law: PowerLaw, tolerance: float) -> str:
     if not law.falls:
         return "that it falls with the width is not shown"
     middle, low, high = law.width_for(tolerance)
-    if middle > _FAR * law.widest:
+    if enough(law, tolerance) == math.inf:
         return f"by this law no width near those tried brings it below {percent(tolerance)}"
     upper = "infinity" if high == math.inf else f"{high:.3g}"
     return (

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import joblib
 import pandas as pd
 import torch
+from joblib._parallel_backends import ThreadingBackend
+from joblib.parallel import get_active_backend
 
 from skntk.core import check_writable, threads_restored, write_atomically
 from skntk.diagnostics.fingerprint import fingerprint
@@ -106,7 +108,8 @@ def run_units(
     key : callable
         From a unit to the text that its file is told by.
     n_jobs : int, optional
-        Processes of joblib, each on one thread; by default all runs are in this one.
+        Processes of joblib, each on one thread; by default all runs are in this one. Also where
+        joblib's backend is set to threads, processes are used.
     verbose : int, default=0
         1 shows progress.
     what : str, default="runs"
@@ -146,7 +149,9 @@ def _computed(
     if n_jobs is None:
         return ((i, function(units[i])) for i in missing)
     run = joblib.delayed(_alone)
-    return joblib.Parallel(n_jobs, return_as="generator_unordered")(
+    threads = isinstance(get_active_backend()[0], ThreadingBackend)
+    backend = "loky" if threads else None  # seeds and tracing of torch are the process's own
+    return joblib.Parallel(n_jobs, backend=backend, return_as="generator_unordered")(
         run(function, units[i], i) for i in missing
     )
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, column_or_1d
 from skorch.callbacks import EarlyStopping
 from torch import Tensor, nn
@@ -145,6 +147,11 @@ class Subject:
         if widths is not None:
             self.check_scalable()
             return check_widths(widths, least=1, infinite=infinite)
+        if self.own_width is None and _takes_width(self.network.module):
+            raise ValueError(
+                f"module {self.network.module.__name__} has no width by default; pass widths, or "
+                "module__width."
+            )
         return (None,) if self.fixed else (self.own_width,)
 
     def at(self, width: int | None, seed: int, **params: Any) -> Network:
@@ -171,6 +178,10 @@ class Subject:
         front = clone(self.front)
         return front.fit_transform(X, y), *(front.transform(other) for other in others)
 
+    def behind(self) -> Subject:
+        """The network alone, for data that are prepared already."""
+        return Subject(None, self.network)
+
     def targets(self, y: Any) -> Tensor:
         """Targets as a network that is trained on squared loss has them, in float64: (n, k).
 
@@ -191,13 +202,19 @@ class Subject:
             If there are not, or classes come with several columns.
         """
         X, y = (A if hasattr(A, "shape") else np.asarray(A) for A in (X, y))
+        if issparse(X):
+            X = X.tocsr()  # has rows
         if self.classifies:
             y = column_or_1d(y)
+            check_classification_targets(y)
         check_consistent_length(X, y)
         return X, y
 
-    def describe(self, trained: bool = True) -> str:
-        """One line that says what network it is and, if its training counts, how it is trained."""
+    def describe(self, trained: bool = True, loss: str | None = None) -> str:
+        """One line that says what network it is and, if its training counts, how it is trained.
+
+        A classifier's loss is that of the estimator, or another one.
+        """
         net = self.network
         if net.module is None:
             text = f"{net.activation}, {net.depth} hidden layer{'s' * (net.depth != 1)}"
@@ -206,8 +223,9 @@ class Subject:
             text = kind.__name__
         if not trained:
             return f"{text}; {net.max_epochs} epochs"
+        loss = f", {(loss or net.loss).replace('_', '-')} loss" if self.classifies else ""
         rate = f", rate {net.learning_rate:g}" if net.learning_rate != "auto" else ""
-        return f"{text}; {net.max_epochs} epochs of {net.optimizer}{rate}"
+        return f"{text}; {net.max_epochs} epochs of {net.optimizer}{rate}{loss}"
 
 
 def base_module(module: nn.Module) -> nn.Module:
@@ -282,14 +300,14 @@ def check_widths(widths: Any, *, least: int, infinite: bool = False) -> tuple[in
         if width is None or (width == math.inf and not infinite):
             raise ValueError(f"widths={widths!r} holds {width}; pass finite widths, at least 1.")
         if width != math.inf:
-            found.add(finite_width(width))
+            found.add(finite_width(width) or 0)
     if len(found) < least:
         raise ValueError(
             f"widths={widths!r} has {len(found)} different finite width"
             f"{'s' * (len(found) != 1)}; pass at least {least}"
             + (", such as (64, 256, 1024): one width shows no law." if least > 1 else ".")
         )
-    return tuple(sorted(w for w in found if w is not None))
+    return tuple(sorted(found))
 
 
 def check_count(name: str, value: Any, least: int) -> int:
@@ -331,7 +349,9 @@ def _check_network(network: Network) -> None:
             f"regime={network.regime!r}: a report compares the trained network with its "
             "linearization by itself; pass regime='full'."
         )
-    stopping = [c for _, c in named_callbacks(network) if isinstance(c, EarlyStopping)]
+    stopping = [
+        c for _, c in named_callbacks(network) if isinstance(c, EarlyStopping) or c is EarlyStopping
+    ]
     if network.early_stopping or stopping:
         raise ValueError(
             "early_stopping=True, or a callback EarlyStopping, ends each run at another epoch, and "

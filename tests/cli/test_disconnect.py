@@ -154,6 +154,20 @@ def test_what_it_refuses(arguments, message, prices, capsys):
     assert "Traceback" not in err
 
 
+def test_missing_values(tmp_path):
+    """A class may be called None; that a text is missing may tell something."""
+    path = tmp_path / "missing.csv"
+    rows = ["?,,None", "1.5,yes,NA", "2.5,,None", "3.5,yes,some"] * 4
+    path.write_text("number,text,y\n" + "\n".join(rows) + "\n")
+    table = Table.read(path, "y", "auto", [])
+    assert sorted(table.y.unique()) == ["None", "some"]
+    assert table.notes == ["4 rows without 'y' left out."]
+    assert table.X.columns.tolist() == ["number", "text"]
+    A = table.features().fit_transform(table.X)
+    assert A.shape == (12, 3)
+    assert np.isfinite(A).all()
+
+
 def test_texts_get_so_many_indicators_at_most(tmp_path):
     rng = np.random.default_rng(0)
     frame = pd.DataFrame({"code": [f"c{i}" for i in rng.integers(0, 60, 300)]})

@@ -93,6 +93,23 @@ def test_a_class_without_a_width(report):
         report(Fixed, X, Y, widths=[8, 16])
 
 
+class Wide(snn.MLP):
+    def __init__(self, width):
+        super().__init__(3, 1, width=width)
+
+
+@pytest.mark.parametrize("make", [natural_gradient_conditions, disconnect_report])
+def test_a_class_without_a_default_width(make):
+    with pytest.raises(ValueError, match="module Wide has no width by default; pass widths"):
+        make(Wide, X, Y)
+
+
+def test_a_class_with_one_row():
+    labels = np.array(["a", "b"] * 5 + ["a", "c"])
+    with pytest.raises(ValueError, match=r"class 'c' of y has one row.*leave it out"):
+        disconnect_report(NetworkClassifier(depth=1, width=8, max_epochs=1), X, labels)
+
+
 def test_regimes_and_early_stopping(report):
     with pytest.raises(ValueError, match=r"regime='linearized'.*pass regime='full'"):
         report(NetworkRegressor(regime="linearized"), X, Y)
@@ -100,6 +117,8 @@ def test_regimes_and_early_stopping(report):
         report(NetworkRegressor(early_stopping=True), X, Y)
     with pytest.raises(ValueError, match=r"a callback EarlyStopping.*pass the max_epochs"):
         report(NetworkRegressor(callbacks=[("stop", EarlyStopping())]), X, Y)
+    with pytest.raises(ValueError, match=r"a callback EarlyStopping.*pass the max_epochs"):
+        report(NetworkRegressor(callbacks=[EarlyStopping]), X, Y)
     with pytest.raises(ValueError, match=r"max_epochs=0 trains nothing"):
         report(NetworkRegressor(max_epochs=0), X, Y)
 
@@ -151,8 +170,13 @@ def test_arguments_of_the_conditions():
         natural_gradient_conditions(NET, X, Y, tol=1)
     with pytest.raises(ValueError, match="n_times=1 must be an integer of at least 2"):
         natural_gradient_conditions(NET, X, Y, n_times=1)
-    with pytest.raises(ValueError, match="rate"):
-        natural_gradient_conditions(NET, X, Y, optimizers={"own": {"rate": 1.0}})
+    for own in ({"rate": 1.0}, "gd", {"optimizer": "gd", "rate": 1.0}, None):
+        with pytest.raises(ValueError, match=r"optimizers\['own'\]=.* must be a dict with 'opt"):
+            natural_gradient_conditions(NET, X, Y, optimizers={"own": own})
+    with pytest.raises(TypeError, match="optimizers=None must be names, or a dict"):
+        natural_gradient_conditions(NET, X, Y, optimizers=None)
+    with pytest.raises(ValueError, match="tol='small' must be in"):
+        natural_gradient_conditions(NET, X, Y, tol="small")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -199,7 +223,10 @@ def test_rows_that_are_coupled_in_training(report):
 def test_targets_say_what_a_module_is_for(report):
     """Floating point numbers are regressed, all else is classified."""
     assert report(snn.MLP, X, Y, n_seeds=2, **both(report)).title.endswith("12 rows, 2 seeds")
-    with pytest.raises(ValueError, match=r"y with (12|9) classes needs"):
+    with pytest.raises(
+        ValueError,
+        match=r"y with 12 classes needs|class 0 of y has one row.*floating point numbers",
+    ):
         report(snn.MLP, X, Y.astype(int), n_seeds=2, **both(report))
 
 

@@ -246,6 +246,37 @@ def test_an_instance_keeps_its_weights(seed):
     assert report.summary.n_runs.item() == 2
 
 
+class Ends(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        if len(net.history) == 8:
+            raise KeyboardInterrupt
+
+
+def test_steps_of_a_run_that_is_stopped(seed):
+    X, y = problem(seed, n=12)
+    own = {"own": {"optimizer": "sgd", "batch_size": 3, "callbacks": [Ends()]}}
+    report = natural_gradient_conditions(
+        shallow(width=16, max_epochs=20), X, y, optimizers=own, n_seeds=1
+    )
+    assert report.runs.status.str.startswith("stopped: ").all()
+    assert (report.runs.step == 4 * report.runs.epoch).all()
+    assert report.runs.step.max() > 0
+
+
+def test_no_step_is_admissible_where_a_run_refutes():
+    base = {"status": "ok", "smallest_eigenvalue": 1.0, "singular": False, "distance": 0.5,
+            "residual": 0.5, "learning_rate": 0.2, "promised": True}  # fmt: skip
+    rows = [
+        base | {"seed": s, "epoch": 1, "step": 1, "c_prime": c} for s, c in enumerate((0.1, 0.6))
+    ]
+    row = conditions._summarized(pd.DataFrame(rows))
+    assert row["c_prime"] == pytest.approx(0.35)
+    assert row["n_refuted"] == 1
+    assert math.isnan(row["admissible_step"])
+    row = conditions._summarized(pd.DataFrame(rows[:1]))
+    assert row["admissible_step"] == pytest.approx(0.8 / 1.21)
+
+
 def test_a_diverged_run_is_in_its_row(seed):
     """What it had passed before counts as part of its path, its rate does not."""
     X, y = problem(seed)

@@ -1,11 +1,13 @@
 """What kept runs belong to: anything that changes a run changes the hash, and nothing else does."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
-from skorch.callbacks import LRScheduler
+from sklearn.preprocessing import FunctionTransformer, PowerTransformer, StandardScaler
+from skorch.callbacks import Callback, LRScheduler
 from torch import nn
 
 import skntk.nn as snn
@@ -103,4 +105,69 @@ def test_classes():
 
 
 def test_what_cannot_be_hashed_is_never_the_same():
-    assert content_hash(lambda: 1) != content_hash(lambda: 1)
+    lock = threading.Lock()
+    assert content_hash(lock) != content_hash(lock)
+    assert content_hash(lambda: 1) == content_hash(lambda: 1) != content_hash(lambda: 2)
+
+
+def study(cls, **attributes):
+    """A hash after the code of a class has been replaced, as by an edit between two sessions."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in attributes.items():
+            patch.setattr(cls, name, value)
+        made = {"module": cls} if issubclass(cls, nn.Module) else {"callbacks": [cls()], **SMALL}
+        return of(NetworkRegressor(**made))
+
+
+class Decays(Callback):
+    def on_epoch_end(self, net, **kwargs):
+        net.optimizer_.param_groups[0]["lr"] *= 0.5
+
+
+def decays_less(self, net, **kwargs):
+    net.optimizer_.param_groups[0]["lr"] *= 0.9
+
+
+def detached(self, x):
+    return self.head(torch.relu(self.body(x)).detach())
+
+
+def scaled_by_width(self, x):
+    return self.head(torch.relu(self.body(x))) * (8 / self.body.out_features)
+
+
+def dropping(self, x):
+    return self.head(nn.functional.dropout(torch.relu(self.body(x)), 0.5, self.training))
+
+
+@pytest.mark.parametrize("forward", [detached, scaled_by_width, dropping])
+def test_code_of_modules(forward):
+    """None changes what the network computes before training, at its own width."""
+    assert study(Kept) == study(Kept)
+    assert study(Kept) != study(Kept, forward=forward)
+
+
+def test_code_of_callbacks():
+    assert study(Decays) == study(Decays)
+    assert study(Decays) != study(Decays, on_epoch_end=decays_less)
+    half, tenth = (
+        [LRScheduler("LambdaLR", lr_lambda=lambda epoch, f=f: f**epoch)] for f in (0.5, 0.1)
+    )
+    assert of(NetworkRegressor(**SMALL, callbacks=half)) != of(
+        NetworkRegressor(**SMALL, callbacks=tenth)
+    )
+
+
+def test_transformers_are_told_by_their_parameters():
+    """Which may matter only for rows that are not here, as do unknown categories."""
+    found = {
+        of(make_pipeline(StandardScaler(), PowerTransformer(**params), NetworkRegressor(**SMALL)))
+        for params in ({}, {"copy": False}, {})
+    }
+    assert len(found) == 2
+    functions = (lambda A: A**2, lambda A: A * A)
+    found = {
+        of(make_pipeline(FunctionTransformer(f), NetworkRegressor(**SMALL)))
+        for f in (*functions, functions[0])
+    }
+    assert len(found) == 2

@@ -109,3 +109,27 @@ def test_rows_go_block_by_block(problem, monkeypatch):
     whole = flow.predict(new, at_new, 3.0)
     monkeypatch.setattr("skntk.diagnostics.flow._NUMBERS", 1)
     torch.testing.assert_close(flow.predict(new, at_new, 3.0), whole, rtol=0, atol=1e-12)
+
+
+def test_a_loss_that_vanishes_has_a_time_all_the_same():
+    """Where all that is to be learned is learned long before the slowest rate."""
+    kernel = Fixed(torch.diag(torch.tensor([1.0, 1000.0], dtype=torch.float64)))
+    Z = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    machine = FlowMachine(kernel, torch.zeros(2, 1), torch.zeros(2, 1), Z)
+    time = machine.time_of(1e-3)
+    assert machine.loss(time) == pytest.approx(1e-3)
+
+
+class Fixed:
+    """A kernel matrix, whatever the rows."""
+
+    pairs = False
+
+    def __init__(self, K):
+        self.K = K
+
+    def gram(self, X, Y=None):
+        return self.K.clone()
+
+    def as_columns(self, F):
+        return F

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from skorch.callbacks import Callback
 from torch import nn
 
 import skntk
@@ -273,7 +274,9 @@ def test_classes_and_images(seed):
         module__out_features=3,
         module__depth=1,
     )
-    assert report.title.startswith("ConvNet; 200 epochs of adam; 9 rows")
+    assert report.title.startswith(
+        "ConvNet; 200 epochs of adam, cross-entropy loss; 9 rows, 2 seeds"
+    )
     flat = NetworkClassifier(
         module=snn.ConvNet,
         input_shape=(1, 4, 4),
@@ -285,6 +288,27 @@ def test_classes_and_images(seed):
         flat, images.reshape(9, -1), labels, widths=[4, 8], n_seeds=2, n_times=2
     )
     assert same.runs.equals(report.runs)
+
+
+class Spoils(Callback):
+    """Spoils networks of one width."""
+
+    def on_epoch_end(self, net, **kwargs):
+        with torch.no_grad():
+            for p in net.module_.parameters():
+                p *= math.nan if len(net.module_[0].weight) == 8 else 1
+
+
+def test_a_width_that_fails_is_in_the_summary(seed):
+    X, y = problem(seed)
+    net = NetworkRegressor(depth=1, width=16, max_epochs=2, callbacks=[Spoils()])
+    report = kernel_regime_report(net, X, y, widths=[8, 32], n_seeds=2)
+    summary = report.summary.set_index("width")
+    assert (summary.n_failed == summary.index.map({8: 2, 16: 0, 32: 0})).all()
+    assert (summary.n_runs[8] == 0).all()
+    assert summary["mean"][8].isna().all()
+    assert "2 of 6 runs diverged or stopped" in report.verdict
+    assert "<table" in report._repr_html_()
 
 
 def test_few_rows_of_many(seed):

@@ -25,8 +25,6 @@ from skntk.diagnostics.displays.style import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_KEYS = ("width", "optimizer")
-
 
 class NaturalGradientDisplay(ReportDisplay):
     """The condition on the Jacobian over width and along training, and how fast training is.
@@ -81,16 +79,13 @@ class NaturalGradientDisplay(ReportDisplay):
     def _widest(self) -> pd.DataFrame:
         """Rows of the widest networks that measured something."""
         runs = self.report.runs
-        if "c_prime" not in runs:
-            return runs[:0].assign(c_prime=[], residual=[])
         if runs.width.notna().any():
             runs = runs[runs.width == runs.width.max()]
         return runs[runs.c_prime.notna()]
 
     def _over_width(self, ax: Any) -> None:
         summary = self.report.summary
-        found = summary.reindex(columns=[*_KEYS, "c_prime", "c_prime_error"])
-        found = found[np.isfinite(found.c_prime.astype(float))]
+        found = summary[np.isfinite(summary.c_prime.astype(float))]
         for i, name in enumerate(self._names):
             own = found[found.optimizer == name].sort_values("width")
             x = nudged(own.width, i, len(self._names))
@@ -128,21 +123,23 @@ class NaturalGradientDisplay(ReportDisplay):
             fontsize=8,
         )
         ax.set_ylabel(r"$C' = 3\, \|J - J_0\| / \sqrt{\lambda_{\min}}$  (± standard error)")
-        singular = self.report.runs.get("singular", pd.Series(dtype=bool)).eq(True).any()
+        singular = self.report.runs.singular.eq(True).any()
         legend(ax, "J J$^T$ is singular: C' is infinite" if singular else "no run to show")
 
     def _residual(self, ax: Any) -> None:
         rows = self._widest
         for i, name in enumerate(self._names):
             found = rows[rows.optimizer == name]
+            if not (found.step > 0).any():
+                continue
             steps = np.log10(found.residual.clip(FLOOR)).groupby(found.step)
             _errorbar(ax, i, name, steps.mean().index, 10 ** steps.mean(), None)
-        promised = self.report.summary.get("promised_factor", pd.Series(dtype=float)).dropna()
-        if len(rows) and len(promised):
-            k = np.arange(0, rows.step.max() + 1)
-            bound = promised.iloc[-1] ** k.astype(float)
-            k, bound = k[bound > FLOOR], bound[bound > FLOOR]
-            ax.plot(k, bound, color="0.6", linewidth=4, zorder=0, label=r"promised: $(1-\eta)^k$")
+        k = np.arange(0, rows.step.max() + 1) if len(rows) else np.zeros(0)
+        for promised in self.report.summary.promised_factor.dropna().unique() if len(k) else ():
+            bound = promised ** k.astype(float)
+            shown = bound > FLOOR
+            label = rf"promised: ${promised:g}^{{\mathrm{{steps}}}}$"
+            ax.plot(k[shown], bound[shown], color="0.6", linewidth=4, zorder=0, label=label)
         from_zero(ax, rows.step.max() if len(rows) else 1, "steps")
         if len(rows):
             ax.set_yscale("log")
@@ -162,5 +159,4 @@ def _errorbar(ax: Any, i: int, name: str, x: Any, y: Any, error: Any) -> None:
 
 
 def _name(optimizer: str) -> str:
-    known = {"gd": "gradient descent", "sgd": "SGD", "adam": "Adam", "kfac": "K-FAC"}
-    return known.get(optimizer, optimizer.replace("_", " ").replace("$", r"\$"))
+    return optimizer.replace("$", r"\$")

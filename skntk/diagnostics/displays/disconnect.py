@@ -77,6 +77,7 @@ class DisconnectDisplay(ReportDisplay):
         if math.isfinite(constant):
             label = "constant prediction"
             ax.axhline(constant, color="0.6", linewidth=4, zorder=0, label=label)
+        self._within(ax, 0)
         ax.set_ylabel(f"test {self._score} (95 % interval)")
         ax.set_title("Four readings of one network")
         legend(ax)
@@ -86,6 +87,7 @@ class DisconnectDisplay(ReportDisplay):
         ax.axhspan(-report.margin, report.margin, color="0.9", zorder=0)
         ax.axhline(0, color="black", linewidth=0.8)
         self._bars(ax, report.summary, "difference", _DIFFERENCES)
+        self._within(ax, -1)
         ax.set_ylabel(f"difference of test {self._score} (95 % interval)")
         ax.set_title(f"What stands between them (grey: up to {report.margin:g})")
         legend(ax)
@@ -95,15 +97,27 @@ class DisconnectDisplay(ReportDisplay):
         widths = list(dict.fromkeys(None if w != w else w for w in frame.width))
         for i, (value, name) in enumerate(names.items()):
             found = frame[frame[key] == value]
+            if found["mean"].isna().all():
+                continue
             x = np.arange(len(widths)) + 0.14 * (i - (len(names) - 1) / 2)
             bars = np.stack([found["mean"] - found.low, found.high - found["mean"]])
             style = line_style(i) | {"linestyle": "none", "markersize": 7}
             ax.errorbar(x, found["mean"], bars, label=name, **style)
+        if (self.report.summary.finding == "no limit").any():
+            ax.set_xlabel("no analytic limit", loc="right", fontsize=8)
         labels = ["as it stands" if w is None else f"{w:g}" for w in widths]
         ax.set_xticks(range(len(widths)), labels)
         ax.set_xlim(-0.6, len(widths) - 0.4)
         ax.set_xlabel("width (units of a hidden layer)")
         ax.grid(axis="y", color="0.92", zorder=0)
+
+    def _within(self, ax: Any, least: float) -> None:
+        """Show no more of an interval than what a score can be."""
+        low, high = ax.get_ylim()
+        if self.report.score == "accuracy":
+            ax.set_ylim(max(low, least - 0.02), min(high, 1.02))
+        elif least == 0:
+            ax.set_ylim(low, min(high, 1.02))
 
     @property
     def _score(self) -> str:

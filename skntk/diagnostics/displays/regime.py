@@ -55,7 +55,7 @@ class KernelRegimeDisplay(ReportDisplay):
     --------
     >>> import matplotlib; matplotlib.use("agg")
     >>> import numpy as np
-        >>> from skntk import NetworkRegressor
+    >>> from skntk import NetworkRegressor
     >>> from skntk.diagnostics import KernelRegimeDisplay
     >>> rng = np.random.default_rng(0)
     >>> X, y = rng.standard_normal((8, 3)), rng.standard_normal(8)
@@ -89,17 +89,7 @@ class KernelRegimeDisplay(ReportDisplay):
             if found:
                 label = name.format(reference=report.reference.split(" (")[0])
                 self._points(ax, i, label, found, law_of(at, quantity))
-        ax.axhline(report.tolerance, color="0.5", linewidth=1)
-        ax.annotate(
-            "tolerance",
-            (1, report.tolerance),
-            xycoords=("axes fraction", "data"),
-            xytext=(-3, 3),
-            textcoords="offset points",
-            ha="right",
-            color="0.4",
-            fontsize=8,
-        )
+        ax.axhline(report.tolerance, color="0.5", linewidth=1, label="tolerance")
         ax.axvline(report.width, color="0.8", linewidth=6, zorder=0)
         log_widths(ax, widths)
         ax.set_yscale("log")
@@ -139,7 +129,7 @@ class KernelRegimeDisplay(ReportDisplay):
                 ax.plot(run.epoch, run[quantity], color="0.8", linewidth=0.8, zorder=0)
             ax.errorbar(at.epoch, at["mean"], at.standard_error, label=f"width {width}", **style)
         from_zero(ax, found.epoch.max() if len(found) else 1, "epochs of training")
-        ax.set_ylim(bottom=0)
+        ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
         ax.set_ylabel("mean ± standard error (each run in grey)")
         ax.set_title(label[0].upper() + label[1:] + " over training")
         legend(ax)

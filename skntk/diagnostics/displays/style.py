@@ -69,6 +69,8 @@ def from_zero(ax: Any, last: float, what: str) -> None:
     ax.set_xscale("symlog", linthresh=1)
     ax.set_xlim(-0.15, max(last, 1) * 1.3)
     ticks = [0, *(10**i for i in range(8) if 10**i <= last)]
+    if last > 1.8 * ticks[-1]:
+        ticks.append(int(last))
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.minorticks_off()
     ax.set_xlabel(what)
