@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skntk.core import UnsupportedModuleError
+from skntk.core import UnsupportedModuleError, require
 from skntk.diagnostics.spectrum import Extremes, effective_rank, full_kernel, stacked
 from skntk.finite import JacobianOperator
 from skntk.finite.network import NetworkInputs, eval_mode, evaluate, private_copy
@@ -18,6 +18,8 @@ from skntk.infinite.rules import Dense
 
 #: Numbers of a parameter from which on their mean square tells how they were drawn.
 _FEWEST = 16
+#: Kernels that are held at one time: at the start, now, as a matrix, and its decomposition.
+_MATRICES = 5
 
 
 def analytic_limit(module: nn.Module, X: Tensor, n_outputs: int) -> InfiniteKernel | None:
@@ -47,11 +49,11 @@ def _drawn_as_usual(module: nn.Module) -> bool:
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         for layer in module.modules():
-            reset: Any = getattr(copy.deepcopy(layer), "reset_parameters", None)
-            if reset is None:
+            if not hasattr(layer, "reset_parameters"):
                 continue
-            reset()
-            usual = dict(reset.__self__.named_parameters(recurse=False))
+            again: Any = copy.deepcopy(layer)
+            again.reset_parameters()
+            usual = dict(again.named_parameters(recurse=False))
             for name, parameter in layer.named_parameters(recurse=False):
                 n = parameter.numel()
                 found, expected = (float(p.square().mean()) for p in (parameter, usual[name]))
@@ -143,6 +145,12 @@ class Departure:
 
     def __init__(self, module: nn.Module, X: Tensor, Z: Tensor) -> None:
         self.X, self.Z = X, Z
+        n, k = Z.shape
+        require(
+            _MATRICES * 8 * (n * k) ** 2,
+            f"comparing kernels of {n} rows and {k} outputs",
+            "Compare them on fewer rows: pass a smaller n_rows.",
+        )
         self.kernel = full_kernel(module, X)
         limit = analytic_limit(module, X, Z.shape[1])
         self.limit = None if limit is None else torch.as_tensor(limit.gram(X.double().cpu()))

@@ -9,7 +9,7 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 
-from skntk.core import available_bytes
+from skntk.core import available_bytes, require
 from skntk.finite import EmpiricalKernel, JacobianOperator
 
 SOLVERS = ("auto", "dense", "lanczos")
@@ -112,6 +112,11 @@ class StartJacobian:
         self.dense = solver == "dense" or (solver == "auto" and fits) or self.size < 3
         self._kernel = EmpiricalKernel(module, "full", dtype="float64")
         if self.dense:
+            require(
+                _MATRICES * 8 * self.size**2,
+                f"kernels of {len(X)} rows and {n_outputs} outputs",
+                "Pass solver='lanczos'.",
+            )
             self._K = self._matrix(self._kernel.gram(X))
             values = torch.linalg.eigvalsh(self._K)
             smallest, largest = float(values[0]), float(values[-1])

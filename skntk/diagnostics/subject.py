@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -199,7 +199,8 @@ class Subject:
         Raises
         ------
         ValueError
-            If there are not, or classes come with several columns.
+            If there are not, or fewer than two; if there is one class, or classes come with
+            several columns.
         """
         X, y = (A if hasattr(A, "shape") else np.asarray(A) for A in (X, y))
         if issparse(X):
@@ -207,7 +208,11 @@ class Subject:
         if self.classifies:
             y = column_or_1d(y)
             check_classification_targets(y)
+            if len(y) and len(np.unique(y)) < 2:
+                raise ValueError(f"y has one class only, {y.tolist()[0]!r}: nothing is learned.")
         check_consistent_length(X, y)
+        if len(y) < 2:
+            raise ValueError(f"X has {len(y)} row{'s' * (len(y) != 1)}; a report needs 2 at least.")
         return X, y
 
     def describe(self, trained: bool = True, loss: str | None = None) -> str:
@@ -300,7 +305,7 @@ def check_widths(widths: Any, *, least: int, infinite: bool = False) -> tuple[in
         if width is None or (width == math.inf and not infinite):
             raise ValueError(f"widths={widths!r} holds {width}; pass finite widths, at least 1.")
         if width != math.inf:
-            found.add(finite_width(width) or 0)
+            found.add(cast("int", finite_width(width)))
     if len(found) < least:
         raise ValueError(
             f"widths={widths!r} has {len(found)} different finite width"

@@ -241,6 +241,24 @@ def test_a_kernel_that_does_not_fit(monkeypatch):
         disconnect_report(NET, X, Y, n_seeds=2)
 
 
+def test_kernels_to_compare_that_do_not_fit(monkeypatch):
+    monkeypatch.setattr("skntk.core.memory.available_bytes", lambda device="cpu": 1000)
+    with pytest.raises(MemoryBudgetError, match=r"12 rows and 1 outputs.*a smaller n_rows"):
+        kernel_regime_report(NET, X, Y, widths=[4, 8], n_seeds=2)
+    gd = {"optimizers": {"own": {"optimizer": "gd", "learning_rate": 0.1}}, "n_seeds": 1}
+    with pytest.raises(MemoryBudgetError, match=r"12 rows and 1 outputs.*solver='lanczos'"):
+        natural_gradient_conditions(NET, X, Y, solver="dense", **gd)
+
+
+def test_too_few_rows_and_classes(report):
+    for n, rows in ((0, "0 rows"), (1, "1 row;")):
+        with pytest.raises(ValueError, match=f"X has {rows}.* needs 2 at least"):
+            report(NET, X[:n], Y[:n])
+    net = NetworkClassifier(depth=1, width=8, max_epochs=1)
+    with pytest.raises(ValueError, match="y has one class only, 'a'"):
+        report(net, X, np.array(["a"] * 12))
+
+
 def test_a_cache_that_cannot_be_written(report, tmp_path):
     file = tmp_path / "file"
     file.write_text("")

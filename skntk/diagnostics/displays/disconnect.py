@@ -104,7 +104,7 @@ class DisconnectDisplay(ReportDisplay):
             style = line_style(i) | {"linestyle": "none", "markersize": 7}
             ax.errorbar(x, found["mean"], bars, label=name, **style)
         if (self.report.summary.finding == "no limit").any():
-            ax.set_xlabel("no analytic limit", loc="right", fontsize=8)
+            ax.text(0.99, 0.98, "no analytic limit", transform=ax.transAxes, ha="right", va="top")
         labels = ["as it stands" if w is None else f"{w:g}" for w in widths]
         ax.set_xticks(range(len(widths)), labels)
         ax.set_xlim(-0.6, len(widths) - 0.4)
