@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import joblib
 import pandas as pd
 import torch
-from joblib._parallel_backends import ThreadingBackend
-from joblib.parallel import get_active_backend
+from joblib.parallel import ThreadingBackend, get_active_backend
 
 from skntk.core import check_writable, threads_restored, write_atomically
 from skntk.diagnostics.fingerprint import fingerprint
