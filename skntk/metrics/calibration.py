@@ -5,6 +5,8 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import ArrayLike
 
+from skntk.metrics.probabilities import check_probabilities
+
 
 def expected_calibration_error(
     y_true: ArrayLike, proba: ArrayLike, n_bins: int = 15, labels: ArrayLike | None = None
@@ -46,14 +48,28 @@ def expected_calibration_error(
     >>> round(expected_calibration_error([0, 1], [[0.8, 0.2], [0.8, 0.2]]), 3)
     0.3
     """
+    return mean_gap(*reliability_bins(y_true, proba, n_bins, labels))
+
+
+def reliability_bins(
+    y_true: ArrayLike, proba: ArrayLike, n_bins: int, labels: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, accuracy and mean confidence of each bin, (n_bins,); NaN where a bin has no row."""
     if not isinstance(n_bins, Integral) or n_bins < 1:
         raise ValueError(f"n_bins={n_bins!r} must be a positive integer.")
-    codes, P = _check_probabilities(y_true, proba, labels)
+    codes, P = check_probabilities(y_true, proba, labels)
     confidence = P.max(axis=1)
     correct = P.argmax(axis=1) == codes
     bins = np.clip(np.ceil(confidence * n_bins).astype(np.intp) - 1, 0, n_bins - 1)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=n_bins)
-    return float(np.abs(gaps).sum() / len(P))
+    counts = np.bincount(bins, minlength=n_bins)
+    rows = np.where(counts == 0, np.nan, counts)
+    right, sure = (np.bincount(bins, weights=w, minlength=n_bins) for w in (correct, confidence))
+    return counts, right / rows, sure / rows
+
+
+def mean_gap(counts: np.ndarray, accuracy: np.ndarray, confidence: np.ndarray) -> float:
+    """Mean over rows of ``|accuracy - confidence|`` of their bin (Guo et al. 2017, eq. 3)."""
+    return float(np.nansum(counts * np.abs(accuracy - confidence)) / counts.sum())
 
 
 def brier_score(y_true: ArrayLike, proba: ArrayLike, labels: ArrayLike | None = None) -> float:
@@ -88,39 +104,6 @@ def brier_score(y_true: ArrayLike, proba: ArrayLike, labels: ArrayLike | None = 
     >>> round(brier_score(["no", "yes"], [[0.9, 0.1], [0.4, 0.6]]), 3)
     0.17
     """
-    codes, P = _check_probabilities(y_true, proba, labels)
+    codes, P = check_probabilities(y_true, proba, labels)
     truth = np.eye(P.shape[1])[codes]
     return float(((P - truth) ** 2).sum(axis=1).mean())
-
-
-def _check_probabilities(
-    y_true: ArrayLike, proba: ArrayLike, labels: ArrayLike | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the column number of each true label, (n,), and the probabilities, (n, k)."""
-    y, P = np.asarray(y_true), np.asarray(proba)
-    if y.ndim != 1 or P.ndim != 2 or len(y) != len(P) or len(y) == 0:
-        raise ValueError(
-            f"y_true has shape {y.shape} and proba {P.shape}; wanted (n,) and (n, k) with n > 0."
-        )
-    precision = P.dtype if P.dtype in (np.float16, np.float32) else np.float64
-    P = P.astype(np.float64)
-    if not np.isfinite(P).all() or P.min() < 0 or P.max() > 1:
-        raise ValueError("proba must hold finite numbers between 0 and 1.")
-    worst = np.abs(P.sum(axis=1) - 1).max()
-    if worst > np.sqrt(np.finfo(precision).eps):
-        raise ValueError(f"each row of proba must sum to 1; one is off by {worst:.2g}.")
-    classes = np.unique(y) if labels is None else np.asarray(labels)
-    if classes.shape != (P.shape[1],):
-        raise ValueError(
-            f"proba has {P.shape[1]} columns for {classes.size} labels; pass labels=, one for each "
-            "column (an estimator's classes_)."
-        )
-    order = np.argsort(classes)
-    ranks = np.searchsorted(classes[order], y)
-    codes = order[np.minimum(ranks, len(order) - 1)]
-    strangers = np.unique(y[classes[codes] != y])
-    if strangers.size:
-        raise ValueError(
-            f"y_true holds {strangers.tolist()}, which labels={classes.tolist()} lacks."
-        )
-    return codes, P

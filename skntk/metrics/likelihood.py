@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from skntk.metrics.probabilities import check_probabilities
+
 
 def gaussian_log_likelihood(y: ArrayLike, mean: ArrayLike, std: ArrayLike) -> float:
     """Mean log density of `y` under independent normal predictions, in nats.
@@ -51,3 +53,49 @@ def gaussian_log_likelihood(y: ArrayLike, mean: ArrayLike, std: ArrayLike) -> fl
     z = (y - mean) / std
     log_density = -0.5 * np.log(2 * np.pi) - np.log(std) - 0.5 * z**2
     return float(log_density.sum() / len(y))
+
+
+def negative_log_likelihood(
+    y_true: ArrayLike, proba: ArrayLike, labels: ArrayLike | None = None
+) -> float:
+    """Mean negative log probability of the true class, in nats.
+
+    ``-(1/n) sum_i log p_i[y_i]`` (Guo et al. 2017, section 2, divided by n); its expectation is
+    least for the true probabilities. A truth of probability exactly 0 makes it infinite: nothing is
+    clipped.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,)
+        True labels.
+    proba : array-like of shape (n, k)
+        Predicted probabilities, columns in the order of `labels`.
+    labels : array-like of shape (k,), optional
+        The label of each column, an estimator's ``classes_``; by default the sorted labels in
+        `y_true`, which must then all occur there.
+
+    Returns
+    -------
+    float
+        Between 0 (sure and right) and infinity; smaller is better. The uniform prediction has
+        ``log(k)``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, `proba` does not hold probabilities, or `y_true` holds a label
+        that is not in `labels`.
+
+    References
+    ----------
+    Guo et al. (2017), "On calibration of modern neural networks".
+
+    Examples
+    --------
+    >>> from skntk.metrics import negative_log_likelihood
+    >>> round(negative_log_likelihood(["no", "yes"], [[0.5, 0.5], [0.75, 0.25]]), 4)
+    1.0397
+    """
+    codes, P = check_probabilities(y_true, proba, labels)
+    with np.errstate(divide="ignore"):  # log 0 = -inf is the answer
+        return float(-np.log(P[np.arange(len(P)), codes]).mean())

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss
 
-from skntk.metrics import brier_score, expected_calibration_error
+from skntk.metrics import brier_score, expected_calibration_error, negative_log_likelihood
+
+SCORES = [brier_score, expected_calibration_error, negative_log_likelihood]
 
 
 def test_ece_by_hand():
@@ -50,7 +52,7 @@ def test_brier_agrees_with_scikit_learn(seed):
     assert brier_score(y, proba, labels=np.arange(4)) == pytest.approx(theirs, rel=1e-12)
 
 
-@pytest.mark.parametrize("score", [brier_score, expected_calibration_error])
+@pytest.mark.parametrize("score", SCORES)
 def test_labels(score, seed):
     rng = np.random.default_rng(seed)
     proba = rng.dirichlet(np.ones(3), size=30)
@@ -68,7 +70,7 @@ def test_labels(score, seed):
     assert np.isfinite(score(codes[some], proba[some], labels=[0, 1, 2]))
 
 
-@pytest.mark.parametrize("score", [brier_score, expected_calibration_error])
+@pytest.mark.parametrize("score", SCORES)
 def test_float32_probabilities_are_accepted(score, seed):
     rng = np.random.default_rng(seed)
     proba = rng.dirichlet(np.ones(100), size=200).astype(np.float32)
@@ -76,7 +78,7 @@ def test_float32_probabilities_are_accepted(score, seed):
     assert np.isfinite(score(y, proba, labels=np.arange(100)))
 
 
-@pytest.mark.parametrize("score", [brier_score, expected_calibration_error])
+@pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize(
     ("y", "proba", "message"),
     [
@@ -94,7 +96,7 @@ def test_bad_input_is_refused(score, y, proba, message):
         score(y, proba)
 
 
-@pytest.mark.parametrize("score", [brier_score, expected_calibration_error])
+@pytest.mark.parametrize("score", SCORES)
 def test_unknown_label_is_named(score):
     with pytest.raises(ValueError, match=r"y_true holds \[7\]"):
         score([0, 7], [[0.5, 0.5], [0.5, 0.5]], labels=[0, 1])

@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.metrics import log_loss
 
-from skntk.metrics import gaussian_log_likelihood
+from skntk.metrics import gaussian_log_likelihood, negative_log_likelihood
 
 
 def test_by_hand():
@@ -47,3 +48,29 @@ def test_change_of_units_adds_its_logarithm(seed):
 def test_bad_input_is_refused(y, mean, std, message):
     with pytest.raises(ValueError, match=message):
         gaussian_log_likelihood(y, mean, std)
+
+
+def test_nll_by_hand():
+    proba = [[0.5, 0.25, 0.25], [0.0, 1.0, 0.0], [0.9, 0.0, 0.1]]
+    expected = (math.log(2) + 0 + math.log(10)) / 3
+    assert negative_log_likelihood([0, 1, 2], proba) == pytest.approx(expected, rel=1e-14)
+
+
+def test_nll_agrees_with_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    proba = rng.dirichlet(np.ones(4), size=50)
+    words = np.array(["a", "b", "c", "d"])
+    y = words[rng.integers(3, size=50)]  # "d" does not occur
+    expected = log_loss(y, proba, labels=words)
+    assert negative_log_likelihood(y, proba, labels=words) == pytest.approx(expected, rel=1e-12)
+
+
+def test_nll_of_an_impossible_truth_is_infinite():
+    assert negative_log_likelihood([0, 1], [[0.5, 0.5], [1.0, 0.0]]) == math.inf
+
+
+def test_nll_of_uniform_probabilities():
+    y = [2, 0, 0]
+    uniform = np.full((3, 5), 0.2)
+    nll = negative_log_likelihood(y, uniform, labels=range(5))
+    assert nll == pytest.approx(math.log(5), rel=1e-14)

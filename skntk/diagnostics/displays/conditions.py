@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from skntk.core.plotting import plain
 from skntk.diagnostics.conditions import (
     FLOOR,
     NaturalGradientReport,
@@ -155,8 +156,4 @@ class NaturalGradientDisplay(ReportDisplay):
 def _errorbar(ax: Any, i: int, name: str, x: Any, y: Any, error: Any) -> None:
     """The i-th line, if there is something to draw."""
     if len(y):
-        ax.errorbar(x, y, error, label=_name(name), **line_style(i))
-
-
-def _name(optimizer: str) -> str:
-    return optimizer.replace("$", r"\$")
+        ax.errorbar(x, y, error, label=plain(name), **line_style(i))

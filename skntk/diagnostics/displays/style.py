@@ -7,23 +7,12 @@ from typing import Any
 
 import numpy as np
 
-#: Line, marker, its filling and grey level of the first, second, ... thing that is drawn.
-_LINES = ("-", "--", ":", "-.")
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-_FILLS = ("black", "white", "0.6", "black", "white", "0.6")
+from skntk.core import plotting
 
 
 def line_style(i: int) -> dict[str, Any]:
-    """Style of the i-th line."""
-    return {
-        "color": "black",
-        "linestyle": _LINES[i % len(_LINES)],
-        "marker": _MARKERS[i % len(_MARKERS)],
-        "markerfacecolor": _FILLS[i % len(_FILLS)],
-        "markersize": 6,
-        "linewidth": 1.3,
-        "capsize": 3,
-    }
+    """Style of the i-th line, with ends on its error bars."""
+    return plotting.line_style(i) | {"capsize": 3}
 
 
 def panels(ax: Any, number: int, size: tuple[float, float] = (5.0, 4.8)) -> tuple[Any, list[Any]]:
@@ -34,13 +23,7 @@ def panels(ax: Any, number: int, size: tuple[float, float] = (5.0, 4.8)) -> tupl
     ImportError
         If matplotlib is not installed.
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(
-            "displays need matplotlib: install it, or skntk with its extra: pip install "
-            "'skntk[plot]'."
-        ) from error
+    plt = plotting.pyplot()
     if ax is not None:
         return ax.figure, [ax]
     width, height = size
@@ -78,10 +61,7 @@ def from_zero(ax: Any, last: float, what: str) -> None:
 
 def legend(ax: Any, otherwise: str = "no run to show") -> None:
     """Legend of what was drawn, under the panel, or a text in it if nothing was."""
-    handles, labels = ax.get_legend_handles_labels()
-    if handles:
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "frameon": False}
-        columns = 1 if len(labels) < 3 or max(map(len, labels)) > 34 else 2
-        ax.legend(handles, labels, fontsize=8, handlelength=3.5, ncols=columns, **below)
+    if ax.get_legend_handles_labels()[0]:
+        plotting.legend(ax)
     else:
         ax.text(0.5, 0.9, otherwise, transform=ax.transAxes, ha="center", va="center")
