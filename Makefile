@@ -28,8 +28,9 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PY) $(PIP) -c constraints.txt -e '.[plot,gpytorch]'
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.demo
+$(VENV)/.test: $(VENV)/.demo tests/requirements-peers.txt
 	$(PY) $(PIP) -c constraints.txt -e '.[test]'
+	$(PY) $(PIP) --no-deps -r tests/requirements-peers.txt
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.demo

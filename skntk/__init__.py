@@ -2,12 +2,15 @@
 
 from skntk.finite import empirical_ntk, linearize
 from skntk.infinite import infinite_width
+from skntk.laplace import LinearizedLaplaceClassifier, LinearizedLaplaceRegressor
 from skntk.machines import NTKClassifier, NTKRegressor
 from skntk.training import NetworkClassifier, NetworkRegressor
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LinearizedLaplaceClassifier",
+    "LinearizedLaplaceRegressor",
     "NTKClassifier",
     "NTKRegressor",
     "NetworkClassifier",

@@ -1,6 +1,6 @@
 """Finite networks: their Jacobians, kernels and linearizations."""
 
-from skntk.finite.capture import Capture, capture
+from skntk.finite.capture import Capture, capture, last_layer
 from skntk.finite.curvature import KroneckerFactors, kronecker_factors, output_hessian
 from skntk.finite.kernel import EmpiricalKernel, empirical_ntk
 from skntk.finite.layers import AffineLayer, LookupLayer, PlainLayer
@@ -20,6 +20,7 @@ __all__ = [
     "capture",
     "empirical_ntk",
     "kronecker_factors",
+    "last_layer",
     "linearize",
     "output_hessian",
 ]

@@ -103,11 +103,13 @@ def _swept(module: nn.Module, inputs: NetworkInputs, plan: Plan) -> Capture:
         found = _swept(module, inputs[torch.tensor([0, 0])], plan)
         return Capture(found.outputs[:1], [_first_row(layer) for layer in found.layers])
     run = Run.of(module, inputs, plan)
-    B: list[list[Tensor]] = [[] for _ in run.uses]
-    for found_p in run.derivatives():
-        for kept, g in zip(B, found_p, strict=True):
-            kept.append(g)
-    stacked = [torch.stack(kept) for kept in B]
+    stacked = _identity(run)
+    if stacked is None:
+        B: list[list[Tensor]] = [[] for _ in run.uses]
+        for found_p in run.derivatives():
+            for kept, g in zip(B, found_p, strict=True):
+                kept.append(g)
+        stacked = [torch.stack(kept) for kept in B]
     layers = [group.layer([stacked[i] for i in group.at]) for group in run.groups]
     layers += [PlainLayer(name, J) for name, J in run.without_rule(module, inputs)]
     done = {name for layer in layers for name in layer.names}
@@ -117,6 +119,79 @@ def _swept(module: nn.Module, inputs: NetworkInputs, plan: Plan) -> Capture:
             shape = plan.n_outputs, n, *live[name].shape
             layers.append(PlainLayer(name, run.outputs.new_zeros(()).expand(shape)))
     return Capture(run.outputs.detach(), layers)
+
+
+def _identity(run: Run) -> list[Tensor] | None:
+    """Derivatives (k, n, k) where the one use that is meant gives the outputs: one identity.
+
+    It is kept once for all rows, so that thousands of outputs take no sweep each.
+    """
+    n, k = run.outputs.shape
+    if len(run.uses) != 1 or run.rest or not is_output(run, 0):
+        return None
+    eye = torch.eye(k, dtype=run.outputs.dtype, device=run.outputs.device)
+    return [eye[:, None].expand(k, n, k)]
+
+
+def is_output(run: Run, i: int) -> bool:
+    """Whether the i-th use's output, (n, k), is the network's: its derivative is the identity."""
+    if run.uses[i].shape != run.outputs.shape or run.uses[i].axis != 0:
+        return False
+    # a random direction is moved by every other matrix
+    generator = torch.Generator().manual_seed(0)
+    u = torch.randn(run.outputs.shape, generator=generator).to(run.outputs)
+    found = torch.autograd.grad(
+        run.outputs, run.edges[i : i + 1], u, retain_graph=True, allow_unused=True
+    )[0]
+    return found is not None and torch.equal(found.reshape(u.shape), u)
+
+
+def last_layer(module: nn.Module, X: Any, *, parameters: ParameterFilter = None) -> list[str]:
+    """Names of the parameters of a network's last layer.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network.
+    X : array-like, Tensor, tuple or dict of these
+        A few rows, which are run.
+    parameters : sequence of str, or callable, optional
+        Among which to look, as of `capture`.
+
+    Returns
+    -------
+    list of str
+        Of the affine layer whose output is the network's; if there is none, of what comes last.
+
+    Raises
+    ------
+    ValueError
+        As of `capture`, or if no layer has a rule.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skntk.finite import last_layer
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> last_layer(net, torch.zeros(2, 3))
+    ['2.weight', '2.bias']
+    """
+    check_module(module)
+    chosen = named_parameters(module, parameters)
+    with torch.inference_mode(False), eval_mode(module):
+        inputs = NetworkInputs.of(X, module)
+        inputs = inputs[torch.arange(2) % len(inputs)]
+        run = Run.of(module, inputs, Plan.of(module, inputs, chosen))
+        if not run.groups:
+            raise ValueError(
+                f"no layer of {type(module).__name__} has a rule by which the last could be found; "
+                "name its parameters."
+            )
+        for group in reversed(run.groups):
+            if len(group.at) == 1 and is_output(run, group.at[0]):
+                return list(group.names)
+        last = max(run.groups, key=lambda group: max(group.at))
+        return list(last.names)
 
 
 def _first_row(layer: Layer) -> Layer:

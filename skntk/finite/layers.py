@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,8 @@ class AffineLayer:
     a : Tensor of shape (n, S, d)
         Inputs at all positions; several uses of the layer stand one after the other.
     B : Tensor of shape (k, n, S, m)
-        Derivatives of the network's outputs with respect to the layer's.
+        Derivatives of the network's outputs with respect to the layer's; where these are the same
+        outputs, one identity that stands for all rows, without a copy.
     shapes : dict of str to tuple of int
         Of the parameters.
     transposed : bool
@@ -48,6 +50,11 @@ class AffineLayer:
         """Its parameters."""
         return [name for name in (self.weight, self.bias) if name is not None]
 
+    @property
+    def identity(self) -> bool:
+        """Whether the layer's outputs are the network's."""
+        return self.B.stride(1) == 0
+
     def columns(self) -> Tensor:
         r"""Inputs scaled as they multiply the parameters: (n, S, d + 1).
 
@@ -67,6 +74,23 @@ class AffineLayer:
         if self.bias is not None:
             found[self.bias] = V[:, -1].reshape(self.shapes[self.bias])
         return found
+
+    def matrix(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Tensors of the shapes of weight and bias as a matrix (m, d + 1), which `split` undoes.
+
+        Leading axes, the same for both, stay in front.
+        """
+        made = []
+        if self.weight is not None:
+            W = tensors[self.weight]
+            shape = self.shapes[self.weight]
+            front = W.shape[: W.ndim - len(shape)]
+            m = self.B.shape[-1]
+            W = W.reshape(*front, -1, m).mT if self.transposed else W.reshape(*front, m, -1)
+            made.append(W)
+        if self.bias is not None:
+            made.append(tensors[self.bias].unsqueeze(-1))
+        return made[0] if len(made) == 1 else torch.cat(made, -1)
 
     def jacobians(self) -> dict[str, Tensor]:
         """Jacobian of each parameter: (k, n) + its shape."""

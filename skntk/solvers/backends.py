@@ -38,6 +38,10 @@ class Backend(ABC):
         """Overwrite `B` (n, m), contiguous in either order, with R⁻¹B, or R⁻ᵀB if `transpose`."""
 
     @abstractmethod
+    def inverse_(self, R: torch.Tensor) -> torch.Tensor:
+        """Overwrite the factor `R` of C, as of `cholesky_`, with C⁻¹, both triangles of it."""
+
+    @abstractmethod
     def eigh_(self, M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Eigenvalues (n,), ascending, and eigenvectors (n, n) in columns; `M` may be destroyed."""
 
@@ -76,6 +80,13 @@ class Lapack(Backend):
         scipy.linalg.blas.dtrsm(1.0, L, b, side=side, lower=1, trans_a=trans, overwrite_b=1)
         return B
 
+    def inverse_(self, R: torch.Tensor) -> torch.Tensor:
+        """Invert by `dpotri`, and by torch above `POTRF_MAX_ROWS`."""
+        if len(R) > POTRF_MAX_ROWS:
+            return Torch().inverse_(R)
+        scipy.linalg.lapack.dpotri(R.numpy().T, lower=1, overwrite_c=1)
+        return mirror_(R)
+
     def eigh_(self, M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Decompose by `dsyevd`, or `dsyevr` above `EVD_MAX_ROWS`."""
         values, vectors = scipy.linalg.eigh(
@@ -107,6 +118,10 @@ class Torch(Backend):
         A = R.mT if transpose else R
         return B.copy_(torch.linalg.solve_triangular(A, B, upper=not transpose))
 
+    def inverse_(self, R: torch.Tensor) -> torch.Tensor:
+        """Invert by `torch.cholesky_inverse`."""
+        return mirror_(R.copy_(torch.cholesky_inverse(R.triu(), upper=True)))
+
     def eigh_(self, M: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Decompose by `torch.linalg.eigh`."""
         values, vectors = torch.linalg.eigh(M)
@@ -121,6 +136,16 @@ class Torch(Backend):
 def for_device(device: torch.device) -> Backend:
     """Return the faster implementation on `device`."""
     return Lapack() if device.type == "cpu" else Torch()
+
+
+def mirror_(C: torch.Tensor) -> torch.Tensor:
+    """Write the upper triangle of `C` over its lower one, a block row at a time."""
+    for j in range(0, len(C), BLOCK):
+        e = min(j + BLOCK, len(C))
+        own = C[j:e, j:e]
+        own.copy_(own.triu() + own.triu(1).mT)
+        C[e:, j:e] = C[j:e, e:].mT
+    return C
 
 
 def _cholesky_by_blocks_(C: torch.Tensor) -> int:

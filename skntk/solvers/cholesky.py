@@ -56,6 +56,16 @@ class CholeskyFactor(Factor):
             B = B.clone(memory_format=layout)
         return backends.for_device(B.device).solve_triangular_(self._R, B.detach(), transpose=True)
 
+    def inverse(self, *, overwrite: bool = False) -> torch.Tensor:
+        """Return C⁻¹, (n, n); with `overwrite` in the memory of the factor, which is given up."""
+        R = self._R if overwrite else self._R.clone()
+        return backends.for_device(R.device).inverse_(R)
+
+    def colour(self, Z: torch.Tensor) -> torch.Tensor:
+        """Return Z Lᵀ, (m, n): rows of covariance C from rows (m, n) of independent numbers."""
+        checks.matrix(Z.mT, "Z", self.n_samples)
+        return Z @ self._R.triu()
+
     def logdet(self) -> torch.Tensor:
         """Return log det C, a tensor without axes."""
         return 2.0 * self._R.diagonal().log().sum()

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from sklearn.base import RegressorMixin
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skntk.core import resolve_dtype
@@ -101,6 +102,8 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         The trained net, on standardized targets.
     module_ : torch.nn.Module
         Its module.
+    target_mean_, target_scale_ : ndarray of shape (k,)
+        By which the targets are standardized.
     history_ : skorch.history.History
         Losses of each epoch.
     n_features_in_ : int
@@ -220,6 +223,18 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         module = self._network(X, self._n_outputs, seed, f"y with {self._n_outputs} targets")
         self._train(RegressorNet, module, HalfSquaredError, X, Z, seed)
         return self
+
+    @property
+    def target_mean_(self) -> np.ndarray:
+        """Mean of each target, (k,), which `net_` predicts the difference from."""
+        check_is_fitted(self)
+        return self._targets.mean.numpy()
+
+    @property
+    def target_scale_(self) -> np.ndarray:
+        """Scale of each target, (k,), in which `net_` predicts."""
+        check_is_fitted(self)
+        return self._targets.scale.numpy()
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the targets.

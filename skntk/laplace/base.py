@@ -1,0 +1,543 @@
+"""What both Laplace estimators share: the network, its curvature, and its hyperparameters."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from numbers import Integral, Real
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import skorch
+import torch
+from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from skntk.core import TrainingDivergedError
+from skntk.finite.network import NetworkInputs, eval_mode, naming_failures
+from skntk.finite.network import evaluate as evaluate_module
+from skntk.laplace.dense import DenseCurvature
+from skntk.laplace.differentiable import differentiable_posterior
+from skntk.laplace.evidence import Evidence, Optimum, evaluate, maximize
+from skntk.laplace.factored import DiagonalCurvature, KroneckerCurvature
+from skntk.laplace.function_space import FunctionSpaceCurvature
+from skntk.laplace.likelihoods import Counts, Gaussian, Likelihood
+from skntk.laplace.online import OnlineEvidence
+from skntk.laplace.posterior import Curvature
+from skntk.laplace.tangent import Tangent
+from skntk.machines.networks import as_rows, check_outputs
+from skntk.machines.validation import Interval, StrOptions, check_sample_weight
+from skntk.training.base import PRECONDITIONERS, NetworkEstimator
+
+#: Parameters, or training outputs, up to which the full posterior is what "auto" takes.
+FULL_UP_TO = 4000
+#: Prior precisions that are tried on validation rows.
+GRID = np.logspace(-4, 4, 25)
+
+
+class Uncertainty(NamedTuple):
+    """Parts of a prediction's uncertainty; see `uncertainty` of the estimators."""
+
+    total: np.ndarray
+    aleatoric: np.ndarray
+    epistemic: np.ndarray
+
+
+class LaplaceEstimator(BaseEstimator):
+    """Base of `LinearizedLaplaceRegressor` and `LinearizedLaplaceClassifier`; not used directly."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "module": "no_validation",
+        "prefit": ["boolean"],
+        "curvature": [StrOptions({"auto", "full", "kron", "diag"})],
+        "parameters": "no_validation",
+        "prior_precision": [
+            StrOptions({"marginal_likelihood", "validation"}),
+            Interval(Real, 0, None, closed="neither"),
+            "array-like",
+        ],
+        "prior_structure": [StrOptions({"scalar", "layer", "parameter"})],
+        "online": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "input_shape": "no_validation",
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+    _target_checks: ClassVar[dict[str, Any]]
+    #: The estimator that trains a network.
+    _trainer: ClassVar[type[NetworkEstimator]]
+
+    # What the two differ in
+
+    @abstractmethod
+    def _encoded(self, y: Any) -> Tensor:
+        """Targets as the likelihood takes them, refusing what the network does not know."""
+
+    @abstractmethod
+    def _likelihood_of(self, tangent: Tangent, X: Tensor, T: Tensor) -> Likelihood:
+        """Make the likelihood, given training rows and their targets."""
+
+    @abstractmethod
+    def _held_out(self, mean: Tensor, variance: Tensor, targets: Tensor, scale: float) -> float:
+        """Mean log density of held out targets, given the outputs' moments."""
+
+    @abstractmethod
+    def _read_network(self, y: Any, classes: Any) -> None:
+        """Note what the trained network says of its targets."""
+
+    def _given_scale(self) -> float | None:
+        """Scale of the noise, if it is given."""
+        return 1.0
+
+    def _validation_scale(self, tangent: Tangent, X: Tensor, T: Tensor) -> float:
+        """Scale of the noise by held out rows."""
+        return 1.0
+
+    # Data
+
+    def _rows(self, X: Any, y: Any = "no_validation", *, reset: bool = True) -> Any:
+        """Validate inputs (and targets): as a float64 tensor of shape (n, *input_shape)."""
+        inner = getattr(self.module, "input_shape", None)
+        X, shape = as_rows(X, inner if self.input_shape is None else self.input_shape)
+        checked = {"dtype": [np.float64, np.float32]}
+        if isinstance(y, str):
+            X = validate_data(self, X, reset=False, **checked)
+        else:
+            X, y = validate_data(self, X, y, reset=reset, **checked, **self._target_checks)
+            if reset:
+                self._input_shape = shape or (X.shape[1],)
+        rows = torch.tensor(np.array(X, dtype=np.float64)).reshape(-1, *self._input_shape)
+        return rows if isinstance(y, str) else (rows, y)
+
+    # Fitting
+
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, classes: Any, X_val: Any, y_val: Any
+    ) -> None:
+        """Train the network, unless it is trained, and fit the posterior."""
+        self._check_combination(X_val, y_val)
+        rows, y = self._rows(X, y)
+        weights = check_sample_weight(sample_weight, X, dtype=np.float64)
+        self._check_weights(weights)
+        held = None if X_val is None else self._rows(X_val, y_val, reset=False)
+        if self.prior_precision == "validation" and held is None and not self.prefit:
+            rows, y, weights, held = self._split(rows, y, weights)
+        self.network_ = self.module if self.prefit else self._trained(rows, y, weights)
+        self._read_network(y, classes)
+        module = _trained_module(self.network_)
+        _check_finite(module)
+        self._check_rows(module, rows)
+        self._start(module, rows, self._encoded(y))
+        self._add(rows, self._encoded(y), weights)
+        self._tune(None if held is None else (held[0], self._encoded(held[1])))
+
+    def _check_combination(self, X_val: Any, y_val: Any) -> None:
+        by_validation = isinstance(self.prior_precision, str) and (
+            self.prior_precision == "validation"
+        )
+        if by_validation and self.prior_structure != "scalar":
+            raise ValueError(
+                f"prior_precision='validation' finds one number, but prior_structure="
+                f"{self.prior_structure!r}; pass 'scalar', or tune by 'marginal_likelihood'."
+            )
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val belong together: pass both, or none.")
+        if X_val is not None and not by_validation:
+            raise ValueError(
+                f"X_val is used by prior_precision='validation' alone, not "
+                f"{self.prior_precision!r}; leave it out."
+            )
+        if by_validation and self.prefit and X_val is None:
+            raise ValueError(
+                "prior_precision='validation' with prefit=True needs rows that the network was "
+                "not trained on: pass X_val and y_val to fit, or tune by 'marginal_likelihood'."
+            )
+        if self.online and (self.prefit or by_validation):
+            raise ValueError(
+                "online=True tunes by the marginal likelihood while the network is trained: it "
+                "needs prefit=False and prior_precision='marginal_likelihood'."
+            )
+        if self.prior_structure == "parameter" and self.curvature == "kron":
+            raise ValueError(
+                "prior_structure='parameter' needs coordinates that are parameters; with "
+                "curvature='kron' pass 'layer' or 'scalar', or take curvature='diag' or 'full'."
+            )
+
+    def _check_weights(self, weights: np.ndarray) -> None:
+        if (weights <= 0).any():
+            raise ValueError(
+                "sample_weight must be positive: a row's noise variance is divided by it; leave "
+                "out rows that shall not count."
+            )
+
+    def _split(self, rows: Tensor, y: Any, weights: np.ndarray) -> Any:
+        """Hold out rows for validation, before anything is trained."""
+        seed = check_random_state(self.random_state).randint(2**31 - 1)
+        stratify = y if self._stratified(y) else None
+        train, test = train_test_split(
+            np.arange(len(y)),
+            test_size=max(self.validation_fraction, 1 / len(y)),
+            random_state=seed,
+            stratify=stratify,
+        )
+        train, test = np.sort(train), np.sort(test)
+        return rows[train], y[train], weights[train], (rows[test], y[test])
+
+    def _stratified(self, y: Any) -> bool:
+        return False
+
+    def _trained(self, rows: Tensor, y: Any, weights: np.ndarray) -> Any:
+        if not np.allclose(weights, weights[0]):
+            raise ValueError(
+                "sample_weight is for prefit=True: the network is trained on all rows alike."
+            )
+        trainer = self.module
+        if trainer is None or isinstance(trainer, nn.Module | type):
+            trainer = self._trainer(module=trainer, random_state=self.random_state)
+        if not isinstance(trainer, self._trainer):
+            raise TypeError(
+                f"module={trainer!r} must be a {self._trainer.__name__}, a torch.nn.Module class "
+                "or instance, or None; a fitted net needs prefit=True."
+            )
+        trainer = clone(trainer)
+        if self.online:
+            if trainer.optimizer in PRECONDITIONERS:
+                raise ValueError(
+                    f"online=True needs an optimizer whose weight decay is that of the loss, not "
+                    f"{trainer.optimizer!r}; pass optimizer='adam', 'sgd' or 'gd'."
+                )
+            evidence = OnlineEvidence(self.curvature, self.prior_structure, self.parameters)
+            trainer.set_params(callbacks=[*(trainer.callbacks or []), evidence])
+        return trainer.fit(rows.numpy(), y)
+
+    def _check_rows(self, module: nn.Module, rows: Tensor) -> None:
+        like = next(iter(module.parameters()), torch.empty(0))
+        check_outputs(module, rows.to(like), self._n_outputs, "y")
+
+    def _start(self, module: nn.Module, rows: Tensor, targets: Tensor) -> None:
+        """Choose the structure of the curvature, and begin with none."""
+        tangent = Tangent(module, self.parameters, rows)
+        likelihood = self._likelihood_of(tangent, rows, targets)
+        rank = self._n_outputs - (0 if likelihood.noisy else 1)
+        parameters, outputs = tangent.n_parameters, len(rows) * max(rank, 1)
+        chosen = self.curvature
+        if chosen == "auto":
+            small = min(parameters, outputs) <= FULL_UP_TO
+            chosen = "full" if small or _exact_by_factors(tangent, likelihood) else "kron"
+        curvature: Curvature
+        if chosen == "diag":
+            curvature = DiagonalCurvature(tangent, likelihood)
+        elif chosen == "kron":
+            tangent = Tangent(module, self.parameters, rows, split_bias=True)
+            curvature = KroneckerCurvature(tangent, likelihood)
+        elif _exact_by_factors(tangent, likelihood) and self.prior_structure != "parameter":
+            curvature = KroneckerCurvature(tangent, likelihood)
+        elif parameters <= outputs or self.prior_structure != "scalar":
+            curvature = DenseCurvature(tangent, likelihood)
+        else:
+            curvature = FunctionSpaceCurvature(tangent, likelihood)
+        self.curvature_, self._curvature = chosen, curvature
+        self._loss, self._counts = 0.0, Counts()
+
+    def _add(self, rows: Tensor, targets: Tensor, weights: np.ndarray) -> None:
+        """Take in rows."""
+        curvature = self._curvature
+        device = next(iter(curvature.tangent.weights.values())).device
+        given = torch.as_tensor(weights, dtype=torch.float64, device=device)
+        targets = targets.to(device)
+        for block in curvature.tangent.blocks(rows.to(device)):
+            if not torch.isfinite(block.outputs).all():
+                raise TrainingDivergedError(
+                    "the outputs of the network are not finite on the training rows: it has "
+                    "diverged, or the inputs are not scaled as it expects."
+                )
+            self._loss += curvature.likelihood.loss(
+                block.outputs, targets[block.at], given[block.at]
+            )
+            curvature.add(block, given[block.at])
+        self._counts.add(given)
+
+    def _add_rows(self, X: Any, y: Any, sample_weight: Any) -> None:
+        """Take in more rows, and find the posterior again."""
+        rows, y = self._rows(X, y, reset=False)
+        weights = check_sample_weight(sample_weight, rows, dtype=np.float64)
+        self._check_weights(weights)
+        self._add(rows, self._encoded(y), weights)
+        self._tune()
+
+    def _tune(self, held: tuple[Tensor, Tensor] | None = None) -> None:
+        """Find the hyperparameters that are not given, and the posterior at them."""
+        evidence = self._evidence()
+        precision, scale = self._given_precision(evidence), self._given_scale()
+        if isinstance(self.prior_precision, str) and self.prior_precision == "validation":
+            if held is not None:
+                self._chosen = self._by_validation(evidence, scale, *held)
+            precision, scale = self._chosen
+        found = maximize(evidence, precision, scale)
+        self._note(found)
+
+    def _evidence(self) -> Evidence:
+        return Evidence.of(self._curvature, self.prior_structure, self._loss, self._counts)
+
+    def _given_precision(self, evidence: Evidence) -> Tensor | None:
+        """Prior precisions of the groups, if they are given."""
+        if isinstance(self.prior_precision, str):
+            return None
+        return self._as_precision(self.prior_precision, evidence)
+
+    def _as_precision(self, given: Any, evidence: Evidence) -> Tensor:
+        like, G = evidence.squares, len(evidence.squares)
+        values = torch.as_tensor(np.array(given, dtype=np.float64), device=like.device)
+        if values.ndim == 0:
+            values = values.expand(G)
+        if values.shape != (G,):
+            names = self._curvature.tangent.group_names(self.prior_structure)
+            hint = "" if self.prior_structure == "parameter" else f": {names}"
+            raise ValueError(
+                f"prior_precision has shape {tuple(values.shape)}, but prior_structure="
+                f"{self.prior_structure!r} needs one number, or {G}{hint}."
+            )
+        if not (torch.isfinite(values) & (values > 0)).all():
+            raise ValueError("prior_precision must be positive and finite.")
+        return values.to(like.dtype)
+
+    def _by_validation(
+        self, evidence: Evidence, scale: float | None, X: Tensor, targets: Tensor
+    ) -> tuple[Tensor, float]:
+        """Prior precision with the largest log-likelihood of held out rows."""
+        tangent = self._curvature.tangent
+        c = self._validation_scale(tangent, X, targets) if scale is None else scale
+        mean = tangent.outputs(X)
+        scores = []
+        for tau in GRID:
+            precision = torch.full_like(evidence.squares, tau)
+            posterior = evidence.posterior(precision, c)
+            scores.append(self._held_out(mean, posterior.variance(X), targets, c))
+        self.validation_scores_ = np.array(scores)
+        if not np.isfinite(scores).any():
+            raise ValueError(
+                "no prior precision gives the validation rows a finite log-likelihood: look for "
+                "targets far from the predictions, or pass prior_precision as a number."
+            )
+        best = GRID[int(np.nanargmax(np.where(np.isfinite(scores), scores, -np.inf)))]
+        return torch.full_like(evidence.squares, best), c
+
+    def _note(self, found: Optimum) -> None:
+        """Store what was found as fitted attributes."""
+        self._optimum = found
+        precision = found.precision.cpu().numpy()
+        self.prior_precision_ = float(precision[0]) if len(precision) == 1 else precision
+        self.n_effective_parameters_ = float(found.posterior.effective.sum())
+        self.log_marginal_likelihood_ = found.value + self._log_density_shift()
+
+    def _log_density_shift(self) -> float:
+        """What turns the log density of the targets inside into that of y."""
+        return 0.0
+
+    # Predicting
+
+    @property
+    def module_(self) -> nn.Module:
+        """The trained module that the posterior is around."""
+        check_is_fitted(self)
+        return _trained_module(self.network_)
+
+    def _predictable(self, X: Any) -> Tensor:
+        """Test rows, where the network is."""
+        check_is_fitted(self)
+        weights = self._curvature.tangent.weights
+        return self._rows(X).to(next(iter(weights.values())).device)
+
+    def _outputs_of_module(self) -> int:
+        """Number of outputs of a trained module whose labels are not known."""
+        module = _trained_module(self.network_)
+        rows = torch.zeros(2, *self._input_shape).to(next(iter(module.parameters())))
+        inputs = NetworkInputs(rows)
+        with naming_failures(module, inputs), torch.no_grad(), eval_mode(module):
+            return evaluate_module(module, inputs).shape[1]
+
+    def _mean(self, rows: Tensor) -> Tensor:
+        """Outputs of the network, in the units inside."""
+        return self._curvature.tangent.outputs(rows)
+
+    def _draws(self, rows: Tensor, n: int, random_state: Any) -> Any:
+        """Outputs (m, k) under n draws of the weights, one after the other."""
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        generator = torch.Generator().manual_seed(seed)
+        mean = self._mean(rows)
+        moves = self._optimum.posterior.draw(n, generator)
+        for move in self._curvature.tangent.moved(rows, moves):
+            yield mean + move
+
+    def predict_function(self, X: Any, *, joint: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and covariance of the network's outputs, before any link or noise.
+
+        Parameters
+        ----------
+        X : array-like of shape (m, d) or (m,) + input_shape
+            Test rows.
+        joint : bool, default=False
+            Whether to give the covariances between rows too.
+
+        Returns
+        -------
+        mean : ndarray of shape (m, k)
+            Outputs of the trained network; of a regressor in the units of y.
+        cov : ndarray of shape (m, k, k), or (m, k, m, k) with `joint`
+            Their covariance.
+        """
+        rows = self._predictable(X)
+        posterior = self._optimum.posterior
+        if joint:
+            cov = posterior.joint(rows).permute(1, 0, 3, 2)
+        else:
+            cov = posterior.covariance(rows)
+        mean, scale = self._back(self._mean(rows))
+        if joint:
+            cov = cov * scale[:, None, None] * scale
+        else:
+            cov = cov * scale[:, None] * scale
+        return mean.cpu().numpy(), cov.cpu().numpy()
+
+    def _back(self, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs in the units of y, and the scale (k,) of their standard deviations."""
+        return mean, torch.ones_like(mean[0])
+
+    def differentiable(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and covariance of the outputs as differentiable functions of the inputs.
+
+        For acquisition functions and the like; slower than `predict_function`.
+
+        Parameters
+        ----------
+        X : Tensor of shape (..., q, d) or (..., q) + input_shape
+            Rows; leading axes are batches.
+
+        Returns
+        -------
+        mean : Tensor of shape (..., q, k)
+            As of `predict_function`, float64.
+        cov : Tensor of shape (..., q, k, q, k)
+            Joint covariance of the q rows of a batch.
+        """
+        check_is_fitted(self)
+        inner = len(self._input_shape)
+        shape = X.shape[-inner:] if X.ndim > inner else None
+        if shape != self._input_shape:
+            raise ValueError(
+                f"X has shape {tuple(X.shape)}; wanted (..., q, "
+                f"{', '.join(map(str, self._input_shape))})."
+            )
+        front = X.shape[: X.ndim - inner]
+        mean, cov = differentiable_posterior(self._optimum.posterior, X.double(), front)
+        mean, scale = self._back(mean)
+        return mean, cov * scale[:, None, None] * scale
+
+    def log_marginal_likelihood(
+        self, prior_precision: Any = None, noise_variance: Any = None
+    ) -> float:
+        """Evidence at other hyperparameters, for the same network.
+
+        Parameters
+        ----------
+        prior_precision : float or array-like, optional
+            As of the constructor; by default `prior_precision_`.
+        noise_variance : float, optional
+            Of a regressor; by default `noise_variance_`.
+
+        Returns
+        -------
+        float
+            Log marginal likelihood in nats, of y in its units.
+        """
+        check_is_fitted(self)
+        evidence = self._evidence()
+        precision = self._optimum.precision
+        if prior_precision is not None:
+            precision = self._as_precision(prior_precision, evidence)
+        scale = self._optimum.scale if noise_variance is None else self._as_scale(noise_variance)
+        return evaluate(evidence, precision, scale).value + self._log_density_shift()
+
+    def _as_scale(self, noise_variance: Any) -> float:
+        raise ValueError("noise_variance has no meaning here: classes have no noise.")
+
+    # Keeping
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_optimum")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        tags.non_deterministic = False
+        return tags
+
+
+def _exact_by_factors(tangent: Tangent, likelihood: Likelihood) -> bool:
+    """Whether one Kronecker product is the whole curvature: a last layer with normal noise."""
+    layers = tangent.layers
+    return (
+        isinstance(likelihood, Gaussian)
+        and len(layers) == 1
+        and getattr(layers[0], "identity", False)
+    )
+
+
+def _trained_module(network: Any) -> nn.Module:
+    """Module of what is given as trained.
+
+    Raises
+    ------
+    NotFittedError
+        If it has not been trained.
+    TypeError
+        If it is nothing that has a module.
+    """
+    if isinstance(network, nn.Module):
+        return network
+    if isinstance(network, NetworkEstimator):
+        check_is_fitted(network)
+        return network.module_
+    if isinstance(network, skorch.NeuralNet):
+        if not getattr(network, "initialized_", False):
+            raise NotFittedError(
+                "module is a skorch net that has not been trained: call its fit first, or pass "
+                "prefit=False with a NetworkRegressor or NetworkClassifier."
+            )
+        return network.module_
+    raise TypeError(
+        f"module={network!r} with prefit=True must be a trained torch.nn.Module, a fitted skorch "
+        "net, or a fitted NetworkRegressor or NetworkClassifier."
+    )
+
+
+def _check_finite(module: nn.Module) -> None:
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise TrainingDivergedError(
+                f"{name!r} of the network holds NaN or infinity: it has diverged. Train it again "
+                "with a smaller learning_rate, or scaled inputs."
+            )
+
+
+def per_output(values: Any, k: int, name: str) -> np.ndarray:
+    """One positive number, or one for each output, as (k,)."""
+    found = np.array(values, dtype=np.float64)
+    if found.ndim == 0:
+        found = np.full(k, float(found))
+    if found.shape != (k,):
+        raise ValueError(f"{name} has shape {found.shape}; pass one number, or {k}.")
+    if not (np.isfinite(found) & (found > 0)).all():
+        raise ValueError(f"{name} must be positive and finite, is {found.tolist()}.")
+    return found
+
+
+def whole(number: Any, name: str) -> int:
+    """A positive integer."""
+    if not isinstance(number, Integral) or number < 1 or math.isinf(number):
+        raise ValueError(f"{name}={number!r} must be an integer of at least 1.")
+    return int(number)

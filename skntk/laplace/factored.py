@@ -1,0 +1,245 @@
+"""Kronecker-factored and diagonal posteriors: independent coordinates, layer by layer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from skntk.core import require
+from skntk.finite.gauss_newton import Outer
+from skntk.finite.layers import AffineLayer, Layer
+from skntk.finite.uses import per_row_products
+from skntk.laplace.likelihoods import Likelihood
+from skntk.laplace.posterior import Curvature, Posterior, by_group, normal
+from skntk.laplace.tangent import Rows, Tangent, layer_shape
+
+#: Parameters of a layer without Kronecker factors whose block is formed.
+_MOST = 4096
+
+
+@dataclass
+class Basis:
+    r"""Coordinates of one layer's matrix V (m, d): :math:`Q_G^T V Q_A`; None for no rotation."""
+
+    G: Tensor | None = None
+    A: Tensor | None = None
+
+    def of(self, layer: Layer) -> tuple[Tensor, Tensor | None]:
+        """Jacobian in these coordinates: B (k, n or 1, m) and a (n, d), or (k, n, m d) and None."""
+        if isinstance(layer, AffineLayer) and layer.a.shape[1] > 1:
+            B, a = _turned(layer.B, self.G), _turned(layer.columns(), self.A)
+            return per_row_products(B, a).flatten(2), None
+        outer = Outer.of(layer)
+        return _turned(outer.B, self.G), None if outer.a is None else _turned(outer.a, self.A)
+
+    def back(self, V: Tensor) -> Tensor:
+        """Matrices (s, m, d) from their coordinates."""
+        V = V if self.G is None else self.G @ V
+        return V if self.A is None else V @ self.A.mT
+
+
+def _turned(x: Tensor, Q: Tensor | None) -> Tensor:
+    return x if Q is None else x @ Q
+
+
+class FactoredCurvature(Curvature):
+    """Base of both: eigenvalues of H in a basis of each layer."""
+
+    @abstractmethod
+    def spectrum(self) -> tuple[list[Basis], list[Tensor]]:
+        """Basis of each layer, and the eigenvalues (m, d) in it."""
+
+    def posterior(self, precision: Tensor, groups: Tensor, scale: float) -> FactoredPosterior:
+        """Add the prior to the eigenvalues; a layer's coordinates share it, or are not turned."""
+        bases, values = self.spectrum()
+        flat = torch.cat([v.flatten() for v in values]) / scale
+        T = precision[groups]
+        total = flat + T
+        found = FactoredPosterior(self.tangent, bases, 1 / total)
+        found.log_det = float(total.log().sum())
+        found.effective = by_group(flat / total, groups, len(precision))
+        found.slope = -float((flat * T / total.square()).sum())
+        return found
+
+    def rough_spectrum(self) -> Tensor:
+        """The eigenvalues."""
+        return torch.cat([v.flatten() for v in self.spectrum()[1]])
+
+
+@final
+class DiagonalCurvature(FactoredCurvature):
+    """The diagonal of H."""
+
+    def __init__(self, tangent: Tangent, likelihood: Likelihood) -> None:
+        super().__init__(tangent, likelihood)
+        like = next(iter(tangent.weights.values()))
+        self.values = [like.new_zeros(layer_shape(layer)) for layer in tangent.layers]
+
+    def add(self, rows: Rows, weights: Tensor) -> None:
+        """Add the rows' diagonals."""
+        root: Tensor | None = None
+        for layer, total in zip(rows.layers, self.values, strict=True):
+            outer = Outer.of(layer)
+            if isinstance(layer, AffineLayer) and layer.identity:
+                squares = self.likelihood.hessian_diagonal(rows.outputs, weights)
+                total += squares.mT @ layer.columns()[:, 0].square()
+                continue
+            if root is None:
+                root = self.likelihood.root(rows.outputs, weights)
+            weighted = outer.weighted(root)
+            if weighted.a is None:
+                total += weighted.B.square().sum((0, 1)).view(total.shape)
+            else:
+                total += weighted.B.square().sum(0).mT @ weighted.a.square()
+
+    def spectrum(self) -> tuple[list[Basis], list[Tensor]]:
+        """The diagonal as it is."""
+        return [Basis() for _ in self.values], self.values
+
+
+@final
+class KroneckerCurvature(FactoredCurvature):
+    r"""Kronecker factors :math:`G \otimes A` of each weight; each bias a block of its own.
+
+    G is summed over rows, A their mean (Martens & Grosse 2015; Ritter, Botev & Barber 2018).
+    Parameters without a rule have their block of H formed.
+    """
+
+    def __init__(self, tangent: Tangent, likelihood: Likelihood) -> None:
+        super().__init__(tangent, likelihood)
+        like = next(iter(tangent.weights.values()))
+        shapes = [layer_shape(layer) for layer in tangent.layers]
+        for layer, (m, _) in zip(tangent.layers, shapes, strict=True):
+            if not isinstance(layer, AffineLayer) and m > _MOST:
+                raise ValueError(
+                    f"curvature='kron' has no factors for {layer.names[0]!r} of {m} numbers, which "
+                    "no rule of the capture explains: leave it out by parameters=, or pass "
+                    "curvature='diag'."
+                )
+        numbers = 2 * sum(m * m + d * d for m, d in shapes)
+        require(
+            like.element_size() * numbers,
+            "the Kronecker factors",
+            "Pass curvature='diag', or parameters='last_layer'.",
+            like.device,
+        )
+        self.G = [like.new_zeros(m, m) for m, _ in shapes]
+        self.A = [like.new_zeros(d, d) for _, d in shapes]
+        self.weight = 0.0
+        self._made: tuple[list[Basis], list[Tensor]] | None = None
+
+    def add(self, rows: Rows, weights: Tensor) -> None:
+        """Add the rows' second moments."""
+        self.weight += float(weights.sum())
+        self._made = None
+        root: Tensor | None = None
+        for layer, G, A in zip(rows.layers, self.G, self.A, strict=True):
+            if isinstance(layer, AffineLayer):
+                a = layer.columns() * (weights / layer.a.shape[1]).sqrt()[:, None, None]
+                a = a.flatten(0, 1)
+                A.addmm_(a.mT, a)
+                if layer.identity:
+                    G += self.likelihood.hessian_sum(rows.outputs, weights)
+                    continue
+                B = layer.B
+            else:
+                A += weights.sum()
+                B = Outer.of(layer).B[:, :, None]
+            if root is None:
+                root = self.likelihood.root(rows.outputs, weights)
+            for p in range(root.shape[2]):
+                g = torch.einsum("np,pnsm->nsm", root[:, :, p], B).flatten(0, 1)
+                G.addmm_(g.mT, g)
+
+    def spectrum(self) -> tuple[list[Basis], list[Tensor]]:
+        """Eigendecompositions of all factors, once."""
+        if self._made is None:
+            bases, values = [], []
+            for G, A in zip(self.G, self.A, strict=True):
+                lg, Qg = _eigh(G)
+                la, Qa = _eigh(A / self.weight)
+                bases.append(Basis(Qg, Qa))
+                values.append(lg[:, None] * la)
+            self._made = bases, values
+        return self._made
+
+
+def _eigh(M: Tensor) -> tuple[Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(M)
+    return values.clamp_min(0), vectors
+
+
+@final
+class FactoredPosterior(Posterior):
+    """Independent coordinates in a basis of each layer.
+
+    Parameters
+    ----------
+    tangent : Tangent
+        The network.
+    bases : list of Basis
+        Of each layer.
+    variances : Tensor of shape (P,)
+        Of the coordinates.
+    """
+
+    def __init__(self, tangent: Tangent, bases: list[Basis], variances: Tensor) -> None:
+        super().__init__(tangent)
+        self.bases = bases
+        shapes = [layer_shape(layer) for layer in tangent.layers]
+        parts = variances.split([m * d for m, d in shapes])
+        self.variances = [v.view(s) for v, s in zip(parts, shapes, strict=True)]
+
+    def variance(self, X: Tensor) -> Tensor:
+        """Variances (n, k), without the covariances."""
+        found = []
+        for rows in self.tangent.blocks(X):
+            total = torch.zeros_like(rows.outputs)
+            for layer, basis, V in zip(rows.layers, self.bases, self.variances, strict=True):
+                B, a = basis.of(layer)
+                if a is None:
+                    total += (B.square() @ V.flatten()).mT
+                elif B.shape[1] == 1:  # for all rows
+                    total += a.square() @ V.mT @ B[:, 0].square().mT
+                else:
+                    total += torch.einsum("pnm,nm->np", B.square(), a.square() @ V.mT)
+            found.append(total)
+        return torch.cat(found)
+
+    def covariance(self, X: Tensor) -> Tensor:
+        """Covariances of the outputs of each row."""
+        found = []
+        for rows in self.tangent.blocks(X):
+            n, k = rows.outputs.shape
+            total = rows.outputs.new_zeros(n, k, k)
+            for layer, basis, V in zip(rows.layers, self.bases, self.variances, strict=True):
+                B, a = basis.of(layer)
+                each = V.flatten() if a is None else a.square() @ V.mT  # (m d,) or (n, m)
+                half = (B * each.sqrt()).transpose(0, 1)  # (n, k, m)
+                total += half @ half.mT
+            found.append(total)
+        return torch.cat(found)
+
+    def joint(self, X: Tensor) -> Tensor:
+        """Covariance of all outputs of all rows."""
+        k, n = self.tangent.n_outputs, len(X)
+        total = torch.zeros(k * n, k * n, dtype=torch.float64, device=X.device)
+        for i, V in enumerate(self.variances):
+            J = []
+            for rows in self.tangent.blocks(X):
+                B, a = self.bases[i].of(rows.layers[i])
+                J.append(Outer(B.expand(-1, len(rows.outputs), -1), a).written())
+            half = torch.cat(J, 1).flatten(0, 1) * V.flatten().sqrt()
+            total.addmm_(half, half.mT)
+        return total.view(k, n, k, n)
+
+    def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw each coordinate."""
+        parts = []
+        for basis, V in zip(self.bases, self.variances, strict=True):
+            parts.append(basis.back(normal((n, *V.shape), generator, V) * V.sqrt()).flatten(1))
+        return self.tangent.by_name(torch.cat(parts, 1))

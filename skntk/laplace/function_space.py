@@ -1,0 +1,169 @@
+"""The full posterior in the space of the training outputs, by the empirical kernel."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from skntk.core import require
+from skntk.laplace.dense import REMEDY
+from skntk.laplace.likelihoods import Likelihood
+from skntk.laplace.posterior import Curvature, Posterior, normal
+from skntk.laplace.tangent import Rows, Tangent
+from skntk.solvers import CholeskyFactor, cholesky
+
+#: Numbers that the kernel between a block of test rows and all training rows may take.
+_BUDGET = 2**24
+
+
+@final
+class FunctionSpaceCurvature(Curvature):
+    r"""Kernel :math:`\tilde K = R^T J J^T R` (n r, n r) of the training rows, not of the weights.
+
+    H has its eigenvalues, and zeros. All rows have one prior precision.
+    """
+
+    costly = True
+
+    def __init__(self, tangent: Tangent, likelihood: Likelihood) -> None:
+        super().__init__(tangent, likelihood)
+        self.kernel = tangent.kernel()
+        self._inputs: list[Tensor] = []
+        self._roots: list[Tensor] = []
+        self._made: Tensor | None = None
+
+    def add(self, rows: Rows, weights: Tensor) -> None:
+        """Keep the rows."""
+        self._inputs.append(rows.inputs)
+        self._roots.append(self.likelihood.root(rows.outputs, weights))
+        self._made = None
+
+    @property
+    def inputs(self) -> Tensor:
+        """All rows seen."""
+        return torch.cat(self._inputs)
+
+    @property
+    def root(self) -> Tensor:
+        """Roots (n, k, r) of the Hessians."""
+        return torch.cat(self._roots)
+
+    def gram(self) -> Tensor:
+        r""":math:`\tilde K`, computed once."""
+        if self._made is None:
+            X, R = self.inputs, self.root
+            n, k, r = R.shape
+            what = f"the full posterior of {n} rows x {k} outputs"
+            require(8 * 3 * (n * k) ** 2, what, REMEDY, R.device)
+            K = self.kernel.gram(X)  # (n, n, k, k)
+            half = torch.einsum("ijpq,jqb->ijpb", K, R)
+            del K
+            K = torch.einsum("ipa,ijpb->iajb", R, half).reshape(n * r, n * r)
+            self._made = K
+        return self._made
+
+    def posterior(self, precision: Tensor, groups: Tensor, scale: float) -> FunctionSpacePosterior:
+        """Factor the kernel and its ridge, the prior precision times the noise's scale."""
+        if len(precision) > 1:
+            raise ValueError("The function space has one prior precision for all parameters.")
+        tau = float(precision[0])
+        ridge = tau * scale
+        K = self.gram()
+        factor = cholesky(K, ridge)
+        found = FunctionSpacePosterior(self, factor, tau, scale)
+        P, N = self.tangent.n_parameters, len(K)
+        # det(H/c + t I) = t^(P - N) det(K/c + t I) = t^(P - N) c^-N det(K + t c I)
+        log_tau, log_scale = torch.log(precision[0]), torch.log(torch.tensor(scale))
+        found.log_det = float((P - N) * log_tau - N * log_scale + factor.logdet())
+        inverse = factor.inverse()
+        found.effective = (N - ridge * inverse.trace())[None]
+        found.slope = float(ridge**2 * inverse.square().sum() - ridge * inverse.trace())
+        return found
+
+    def rough_spectrum(self) -> Tensor:
+        """The diagonal of the kernel."""
+        return self.gram().diagonal()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_made": None}
+
+
+@final
+class FunctionSpacePosterior(Posterior):
+    r"""Posterior :math:`\Sigma = (I - J^T R (\tilde K + \tau c I)^{-1} R^T J) / \tau`.
+
+    Parameters
+    ----------
+    curvature : FunctionSpaceCurvature
+        The training rows.
+    factor : CholeskyFactor
+        Of :math:`\tilde K + \tau c I`.
+    tau, scale : float
+        Prior precision, and scale c of the noise.
+    """
+
+    def __init__(
+        self, curvature: FunctionSpaceCurvature, factor: CholeskyFactor, tau: float, scale: float
+    ) -> None:
+        super().__init__(curvature.tangent)
+        self._inputs, self._root = curvature.inputs, curvature.root
+        self._kernel, self._factor = curvature.kernel, factor
+        self._tau, self._scale = tau, scale
+
+    def covariance(self, X: Tensor) -> Tensor:
+        """Prior covariance less what the training rows say."""
+        n, k, _ = self._root.shape
+        size = max(1, _BUDGET // (n * k * k))
+        found = []
+        for start in range(0, len(X), size):
+            rows = X[start : start + size]
+            Z = self._half(rows)  # (n r, m k)
+            Z = Z.view(len(Z), len(rows), k)
+            found.append(self._kernel.diag(rows) - torch.einsum("zmp,zmq->mpq", Z, Z))
+        return torch.cat(found) / self._tau
+
+    def joint(self, X: Tensor) -> Tensor:
+        """Prior covariance less what the training rows say."""
+        k, m = self.tangent.n_outputs, len(X)
+        Z = self._half(X)
+        K = self._kernel.gram(X).permute(0, 2, 1, 3).reshape(m * k, m * k)
+        found = (K - Z.mT @ Z).view(m, k, m, k).permute(1, 0, 3, 2) / self._tau
+        return 0.5 * (found + found.permute(2, 3, 0, 1))
+
+    def covariance_of(self, J: Tensor) -> Tensor:
+        """Covariance (..., q, q) of outputs whose Jacobian (..., q, P) is given.
+
+        Differentiable in it; the Jacobian of the training rows is written out.
+        """
+        n, k, r = self._root.shape
+        P = self.tangent.n_parameters
+        require(8 * 3 * n * k * P, f"the Jacobian of {n} training rows", REMEDY, J.device)
+        J_train = torch.einsum("pnx,npr->nrx", self.tangent.written(self._inputs), self._root)
+        J_train = J_train.reshape(n * r, P)
+        inverse = self._factor.inverse()
+        cross = J @ J_train.mT
+        return (J @ J.mT - cross @ inverse @ cross.mT) / self._tau
+
+    def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw from the prior, and correct by what the training rows say (Matheron's rule)."""
+        tangent, root = self.tangent, self._root
+        moves = tangent.by_name(normal((n, tangent.n_parameters), generator, root))
+        moves = {name: move / self._tau**0.5 for name, move in moves.items()}
+        noise = normal((n, self._factor.n_samples), generator, root) * self._scale**0.5
+        seen = torch.stack(list(tangent.moved(self._inputs, moves)))  # (s, n, k)
+        seen = torch.einsum("snp,npr->snr", seen, root).flatten(1) + noise
+        dual = self._factor.solve(seen.mT.contiguous()).mT.reshape(n, *root.shape[::2])
+        dual = torch.einsum("snr,npr->snp", dual, root)
+        for s in range(n):
+            for name, back in tangent.pulled(self._inputs, dual[s]).items():
+                moves[name][s] -= back
+        return moves
+
+    def _half(self, X: Tensor) -> Tensor:
+        r""":math:`L^{-1} R^T K(X_{train}, X)`: (n r, m k)."""
+        K = self._kernel.gram(self._inputs, X)  # (n, m, k, k)
+        _, m, k, _ = K.shape
+        K = torch.einsum("npr,nmpq->nrmq", self._root, K).reshape(-1, m * k)
+        return self._factor.half_solve(K, overwrite=True)

@@ -1,0 +1,101 @@
+"""What every curvature structure offers: evidence terms, and the posterior of the weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from skntk.laplace.likelihoods import Likelihood
+from skntk.laplace.tangent import Rows, Tangent
+
+
+class Curvature(ABC):
+    r"""Generalized Gauss-Newton matrix H of all rows seen, at noise scale 1, in some structure.
+
+    Parameters
+    ----------
+    tangent : Tangent
+        The network.
+    likelihood : Likelihood
+        Whose Hessians stand between the Jacobians.
+    """
+
+    #: Whether one evaluation costs so much that a search should make few.
+    costly = False
+
+    def __init__(self, tangent: Tangent, likelihood: Likelihood) -> None:
+        self.tangent, self.likelihood = tangent, likelihood
+
+    @abstractmethod
+    def add(self, rows: Rows, weights: Tensor) -> None:
+        """Take in rows with their weights (n,)."""
+
+    @abstractmethod
+    def posterior(self, precision: Tensor, groups: Tensor, scale: float) -> Posterior:
+        """Posterior under a prior.
+
+        Parameters
+        ----------
+        precision : Tensor of shape (G,)
+            Prior precisions.
+        groups : Tensor of int of shape (P,)
+            Which of them each parameter has, in the order of `Tangent.flat`.
+        scale : float
+            Scale c of the noise: the precision is H / c plus the prior's.
+        """
+
+    @abstractmethod
+    def rough_spectrum(self) -> Tensor:
+        """Positive numbers that stand for the eigenvalues of H where a search begins."""
+
+
+class Posterior(ABC):
+    r"""Normal distribution of the weights around the trained ones.
+
+    Attributes
+    ----------
+    log_det : float
+        :math:`\log\det(H/c + T)`, T the diagonal matrix of prior precisions.
+    effective : Tensor of shape (G,)
+        Effective number of parameters with each prior precision, :math:`P_g - \tau_g tr
+        \Sigma_{gg}` (MacKay 1992).
+    slope : float
+        Derivative of their sum by the logarithm of a factor of all precisions.
+    """
+
+    log_det: float
+    effective: Tensor
+    slope: float
+
+    def __init__(self, tangent: Tangent) -> None:
+        self.tangent = tangent
+
+    @abstractmethod
+    def covariance(self, X: Tensor) -> Tensor:
+        """Covariances (n, k, k) of the outputs of each row."""
+
+    def variance(self, X: Tensor) -> Tensor:
+        """Variances (n, k) of the outputs."""
+        return self.covariance(X).diagonal(dim1=1, dim2=2)
+
+    @abstractmethod
+    def joint(self, X: Tensor) -> Tensor:
+        """Covariance (k, n, k, n) of all outputs of all rows."""
+
+    @abstractmethod
+    def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw moves of the weights: by name, (n, *shape)."""
+
+
+def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    """Standard normal numbers, the same on every device."""
+    return torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)
+
+
+def by_group(values: Tensor, groups: Tensor, n_groups: int) -> Tensor:
+    """Sums (G,) of values (P,) by group."""
+    return torch.zeros(n_groups, dtype=values.dtype, device=values.device).index_add_(
+        0, groups, values
+    )

@@ -1,0 +1,275 @@
+"""The linearized network that a posterior is of: outputs, Jacobians of its layers, directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skntk.finite import EmpiricalKernel, Linearized, last_layer
+from skntk.finite.capture import Capture, sweep
+from skntk.finite.gauss_newton import Outer
+from skntk.finite.layers import AffineLayer, Layer, PlainLayer
+from skntk.finite.network import (
+    NetworkInputs,
+    check_module,
+    evaluate,
+    named_parameters,
+    private_copy,
+)
+from skntk.finite.plan import Plan
+from skntk.finite.products import directional, network_function
+from skntk.training.preconditioners import tangent_module as tangent_of
+
+#: Numbers that the captured layers of a block of rows may take.
+_BUDGET = 2**24
+LAST_LAYER = "last_layer"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Captured rows: where they stand, their outputs, and the Jacobians of the layers."""
+
+    at: slice
+    inputs: Tensor
+    outputs: Tensor
+    layers: list[Layer]
+
+
+class Tangent:
+    """A trained network in float64, of which some parameters are uncertain.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Trained; a copy in eval mode is kept.
+    parameters : "last_layer", sequence of str, callable, or None
+        Which parameters are uncertain; None for all that require gradients.
+    probe : Tensor
+        A few rows.
+    split_bias : bool, default=False
+        Whether weight and bias of a layer are taken for two layers.
+
+    Attributes
+    ----------
+    module, tangent_module : torch.nn.Module
+        The network, and the one whose Jacobian it has: another where it is a `Linearized`.
+    names : tuple of str
+        The uncertain parameters, in the order of ``named_parameters()``.
+    weights : dict of str to Tensor
+        Their values.
+    layers : list of Layer
+        The layers as captured on two rows: how the parameters are laid out.
+    n_outputs : int
+        Outputs of the network.
+    """
+
+    def __init__(
+        self, module: nn.Module, parameters: Any, probe: Tensor, *, split_bias: bool = False
+    ) -> None:
+        check_module(private_copy(module))
+        self.module = private_copy(module, torch.float64)
+        self.tangent_module = tangent_of(self.module)
+        rows = torch.arange(2) % len(probe)
+        inputs = self.inputs(probe[rows])
+        if isinstance(parameters, str) and parameters == LAST_LAYER:
+            parameters = last_layer(self.tangent_module, inputs)
+        chosen = named_parameters(self.tangent_module, parameters)
+        self.names, self.split_bias = tuple(chosen), split_bias
+        trained = self.module.module if isinstance(self.module, Linearized) else self.module
+        live = dict(trained.named_parameters())
+        self.weights = {name: live[name].detach() for name in self.names}
+        self._plan = Plan.of(self.tangent_module, inputs, chosen)
+        first = sweep(self.tangent_module, inputs, self._plan)
+        self.n_outputs = first.outputs.shape[1]
+        self.layers = self._as_layers(first)
+        self._row_numbers = max(1, sum(_numbers(layer) for layer in self.layers))
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of uncertain parameters."""
+        return sum(w.numel() for w in self.weights.values())
+
+    def inputs(self, X: Any) -> NetworkInputs:
+        """Rows as the network takes them."""
+        return NetworkInputs.of(X, self.module)
+
+    def outputs(self, X: Any) -> Tensor:
+        """Outputs (n, k) of the trained network."""
+        inputs, size = self.inputs(X), 1024
+        with torch.no_grad():
+            found = [
+                evaluate(self.module, inputs[s : s + size]) for s in range(0, len(inputs), size)
+            ]
+        return torch.cat(found)
+
+    def blocks(self, X: Any) -> Iterator[Rows]:
+        """Rows captured block by block."""
+        inputs = self.inputs(X)
+        size = max(2, _BUDGET // self._row_numbers)
+        for start in range(0, len(inputs), size):
+            at = slice(start, min(start + size, len(inputs)))
+            captured = sweep(self.tangent_module, inputs[at], self._plan)
+            outputs = captured.outputs
+            if isinstance(self.module, Linearized):
+                outputs = self.outputs(inputs[at])
+            yield Rows(at, inputs[at].values, outputs, self._as_layers(captured))
+
+    def written(self, X: Any) -> Tensor:
+        """Jacobian of all rows: (k, n, P), parameters as `layers` has them."""
+        blocks = [
+            torch.cat(
+                [
+                    Outer.of(layer).written().expand(-1, len(rows.outputs), -1)
+                    for layer in rows.layers
+                ],
+                2,
+            )
+            for rows in self.blocks(X)
+        ]
+        return torch.cat(blocks, 1)
+
+    def moved(self, X: Any, directions: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """How moves of the weights move the outputs: (n, k) for each.
+
+        Parameters
+        ----------
+        X : Tensor
+            Rows.
+        directions : dict of str to Tensor
+            Moves by name, each (s, *shape).
+        """
+        inputs, size = self.inputs(X), 1024
+        live = dict(self.tangent_module.named_parameters())
+        at = {name: live[name].detach() for name in self.names}
+        for s in range(len(next(iter(directions.values())))):
+            tangents = {name: directions[name][s] for name in self.names}
+            parts = []
+            for start in range(0, len(inputs), size):
+                function = network_function(self.tangent_module, inputs[start : start + size])
+                parts.append(directional(function, at, tangents)[1].detach())
+            yield torch.cat(parts)
+
+    def pulled(self, X: Any, u: Tensor) -> dict[str, Tensor]:
+        r"""Product :math:`J^T u` with u (n, k), by name."""
+        inputs, size = self.inputs(X), 1024
+        live = dict(self.tangent_module.named_parameters())
+        tensors = [live[name] for name in self.names]
+        total = [torch.zeros_like(t) for t in tensors]
+        for start in range(0, len(inputs), size):
+            with torch.enable_grad():
+                outputs = evaluate(self.tangent_module, inputs[start : start + size])
+            each = u[start : start + size]
+            found = torch.autograd.grad(
+                outputs, tensors, each, allow_unused=True, materialize_grads=True
+            )
+            total = [t + g for t, g in zip(total, found, strict=True)]
+        return dict(zip(self.names, total, strict=True))
+
+    def kernel(self) -> EmpiricalKernel:
+        """The empirical NTK of the uncertain parameters, all pairs of outputs."""
+        return EmpiricalKernel(self.tangent_module, parameters=self.names)
+
+    def flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """Tensors by name, of the shapes of the parameters, in the order of `layers`: (P,)."""
+        return torch.cat([layer_matrix(layer, tensors).flatten() for layer in self.layers])
+
+    def by_name(self, flat: Tensor) -> dict[str, Tensor]:
+        """Undo `flat`, with leading axes in front: (..., P)."""
+        found: dict[str, Tensor] = {}
+        front, start = flat.shape[:-1], 0
+        for layer in self.layers:
+            m, d = layer_shape(layer)
+            piece = flat[..., start : start + m * d].reshape(-1, m, d)
+            start += m * d
+            if isinstance(layer, AffineLayer):
+                each = [layer.split(V) for V in piece]
+                for name in layer.names:
+                    stacked = torch.stack([v[name] for v in each])
+                    found[name] = stacked.reshape(*front, *layer.shapes[name])
+            else:
+                (name,) = layer.names
+                found[name] = piece.reshape(*front, *self.weights[name].shape)
+        return found
+
+    def groups(self, structure: str) -> Tensor:
+        """Which prior precision each parameter has, as `flat`: (P,) of int."""
+        if structure == "scalar":
+            of = {name: torch.zeros_like(w) for name, w in self.weights.items()}
+        elif structure == "layer":
+            order = list(dict.fromkeys(_layer_of(name) for name in self.names))
+            of = {
+                name: torch.full_like(w, order.index(_layer_of(name)))
+                for name, w in self.weights.items()
+            }
+        else:
+            start, of = 0, {}
+            for name, w in self.weights.items():
+                of[name] = torch.arange(start, start + w.numel(), dtype=w.dtype).view(w.shape)
+                start += w.numel()
+        return self.flat(of).round().long()
+
+    def group_names(self, structure: str) -> list[str]:
+        """Names of the layers, or parameters, in the order of their prior precisions."""
+        if structure == "layer":
+            return list(dict.fromkeys(_layer_of(name) for name in self.names))
+        return list(self.names)
+
+    def _as_layers(self, captured: Capture) -> list[Layer]:
+        layers: list[Layer] = []
+        for layer in captured.layers:
+            if self.split_bias and isinstance(layer, AffineLayer) and layer.weight and layer.bias:
+                layers += [_part(layer, layer.weight), _part(layer, layer.bias)]
+            else:
+                layers.append(layer)
+        known = getattr(self, "layers", None)
+        if known is not None and [x.names for x in layers] != [x.names for x in known]:
+            # other operations on these rows: the Jacobian written out, as it was laid out first
+            J = captured.jacobians()
+            layers = [PlainLayer(" ".join(x.names), layer_matrix(x, J).flatten(2)) for x in known]
+        return layers
+
+
+def _part(layer: AffineLayer, name: str) -> AffineLayer:
+    """The weight, or the bias, of a layer alone."""
+    shapes = {name: layer.shapes[name]}
+    if name == layer.weight:
+        return replace(layer, bias=None, shapes=shapes)
+    return replace(layer, weight=None, shapes=shapes)
+
+
+def _layer_of(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def layer_shape(layer: Layer) -> tuple[int, int]:
+    """Shape (m, d) of a layer's matrix; (P, 1) where its Jacobian is written out."""
+    if isinstance(layer, AffineLayer):
+        d = layer.a.shape[2] if layer.weight is not None else 0
+        return layer.B.shape[3], d + (layer.bias is not None)
+    (J,) = layer.jacobians().values()
+    return J[0, 0].numel(), 1
+
+
+def layer_matrix(layer: Layer, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Tensors by name as the layer's matrix: (..., m, d)."""
+    if isinstance(layer, AffineLayer):
+        return layer.matrix(tensors)
+    (name,) = layer.names
+    value = tensors[name]
+    (J,) = layer.jacobians().values()
+    return value.reshape(*value.shape[: value.ndim - (J.ndim - 2)], -1, 1)
+
+
+def _numbers(layer: Layer) -> int:
+    """Numbers that a row's Jacobian takes."""
+    m, d = layer_shape(layer)
+    if not isinstance(layer, AffineLayer):
+        (J,) = layer.jacobians().values()
+        return J[:, 0].numel()
+    k, _, S, _ = layer.B.shape
+    kept = S * d + (m if layer.identity else k * S * m)
+    return kept + (k * m * d if S > 1 else 0)
