@@ -1,8 +1,9 @@
-"""Small UCI tables: NTKClassifier() beside NTK-SVM, a tuned RBF-SVC and a random forest.
+"""Small UCI tables: NTKClassifier() beside NTK-SVM, RBF-SVC, a random forest and finite networks.
 
-The protocol of Arora et al. (2020): four fixed folds per set; the other models are tuned on the
-fixed tuning split, ``NTKClassifier()`` inside each fit. The columns were standardized over all rows
-by the collectors of these sets, and every model sees the same ones.
+The protocol of Arora et al. (2020): four fixed folds per set; the two SVCs are tuned on the fixed
+tuning split, ``NTKClassifier()`` inside each fit. The networks, which are not tuned, are one, an
+ensemble of five and one with MC dropout, all of one architecture and trained alike. The columns
+were standardized over all rows by the collectors of these sets, and every model sees the same ones.
 
     python benchmarks/uci_classification.py --data DIR
 
@@ -13,13 +14,19 @@ changes; ``--half dev`` takes every second set by name, for development.
 import argparse
 import uuid
 import warnings
+from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from _cache import DEFAULT_DIRECTORY, HERE, ResultCache, code_version, skntk_version
+from _network_models import CLASSIFICATION as NETWORKS
+from _network_models import CLASSIFICATION_NOTE as NETWORK_NOTE
+from _network_models import by_fold
 from _report import markdown_table, publish
-from _small_table_models import MODELS, SVC_MAX_ITER, Trial
+from _small_table_models import MODELS as TABLE_MODELS
+from _small_table_models import SVC_MAX_ITER, Trial
 from scipy.stats import rankdata
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -30,6 +37,10 @@ from skntk.metrics import expected_calibration_error
 GROUP = "uci_classification/"
 SMALL = 1000
 PROTOCOL = "NTK-SVM"
+MODELS: dict[str, Callable[[Dataset], Trial]] = {
+    **TABLE_MODELS,
+    **{name: partial(by_fold, fit) for name, fit in NETWORKS.items()},
+}
 # Probabilities are clipped here before their logarithm is taken, for every model: half a vote of
 # the forest's 500 trees, which otherwise gives true classes probability zero.
 LOG_CLIP = 1e-3
@@ -107,6 +118,9 @@ def _section(args: argparse.Namespace) -> str:
 
 
 def _model_version(model: str) -> str:
+    if model in NETWORKS:
+        code = code_version([HERE / "_small_table_models.py", HERE / "_network_models.py"])
+        return f"{code}-{skntk_version()}"
     code = code_version([HERE / "_small_table_models.py"])
     return f"{code}-{skntk_version()}" if model == "skntk" else code
 
@@ -158,7 +172,7 @@ def _scores(trial: Trial, data: Dataset) -> dict:
 
 def _progress(r: dict) -> str:
     return (
-        f"{r['set']:32s} n={r['n']:5d} {r['model']:12s} accuracy {100 * r['accuracy']:6.2f}  "
+        f"{r['set']:32s} n={r['n']:5d} {r['model']:13s} accuracy {100 * r['accuracy']:6.2f}  "
         f"log loss {r['log_loss']:.3f}  ECE {r['ece']:.3f}  tuning {r['tune_seconds']:7.1f} s  "
         f"4 fits {r['fit_seconds']:6.1f} s  {r['chosen']}"
     )
@@ -232,6 +246,7 @@ def _summary(records: dict, models: list[str], sets: list[str]) -> str:
 
 def _legend(records: dict, models: list[str], sets: list[str]) -> str:
     capped = sum(records[model, name]["capped_fits"] for model in models for name in sets)
+    note = f" {NETWORK_NOTE}" if set(models) & set(NETWORKS) else ""
     return (
         "Rank: mean (Friedman) rank by accuracy among these models, ties shared. P90, P95:"
         " percentage of sets with at least 90 or 95 % of the best accuracy here; PMA: mean"
@@ -241,7 +256,7 @@ def _legend(records: dict, models: list[str], sets: list[str]) -> str:
         " otherwise; the calibration of the SVCs' probabilities is not in it. `skntk` tunes in"
         " each of its four fits, the two SVCs once per set, on half of the rows."
         f" {capped} fits of SVCs were stopped at {SVC_MAX_ITER:.0e} iterations, the limit of LIBSVM"
-        " that scikit-learn lifts."
+        f" that scikit-learn lifts.{note}"
     )
 
 

@@ -25,18 +25,26 @@ from skntk.laplace.differentiable import differentiable_posterior
 from skntk.laplace.evidence import Evidence, Optimum, evaluate, maximize
 from skntk.laplace.factored import DiagonalCurvature, KroneckerCurvature
 from skntk.laplace.function_space import FunctionSpaceCurvature
-from skntk.laplace.likelihoods import Counts, Gaussian, Likelihood
+from skntk.laplace.keeping import restore, state_of
+from skntk.laplace.likelihoods import Categorical, Counts, Gaussian, Likelihood
 from skntk.laplace.online import OnlineEvidence
 from skntk.laplace.posterior import Curvature
 from skntk.laplace.tangent import Tangent
 from skntk.machines.networks import as_rows, check_outputs
-from skntk.machines.validation import Interval, StrOptions, check_sample_weight
+from skntk.machines.validation import Interval, StrOptions
 from skntk.training.base import PRECONDITIONERS, NetworkEstimator
 
 #: Parameters, or training outputs, up to which the full posterior is what "auto" takes.
 FULL_UP_TO = 4000
 #: Prior precisions that are tried on validation rows.
 GRID = np.logspace(-4, 4, 25)
+
+_KINDS: tuple[type[Curvature], ...] = (
+    DenseCurvature,
+    FunctionSpaceCurvature,
+    KroneckerCurvature,
+    DiagonalCurvature,
+)
 
 
 class Uncertainty(NamedTuple):
@@ -115,30 +123,29 @@ class LaplaceEstimator(BaseEstimator):
 
     # Fitting
 
-    def _fit(
-        self, X: Any, y: Any, sample_weight: Any, classes: Any, X_val: Any, y_val: Any
-    ) -> None:
+    def _fit(self, X: Any, y: Any, row_weight: Any, classes: Any, X_val: Any, y_val: Any) -> None:
         """Train the network, unless it is trained, and fit the posterior."""
         self._check_combination(X_val, y_val)
         rows, y = self._rows(X, y)
-        weights = check_sample_weight(sample_weight, X, dtype=np.float64)
-        self._check_weights(weights)
+        weights = self._weights(row_weight, rows)
         held = None if X_val is None else self._rows(X_val, y_val, reset=False)
-        if self.prior_precision == "validation" and held is None and not self.prefit:
+        if self._by_held_out and held is None and not self.prefit:
             rows, y, weights, held = self._split(rows, y, weights)
-        self.network_ = self.module if self.prefit else self._trained(rows, y, weights)
-        self._read_network(y, classes)
+        self.network_ = self.module if self.prefit else self._trained(rows, y)
         module = _trained_module(self.network_)
+        self._read_network(y, classes)
         _check_finite(module)
         self._check_rows(module, rows)
         self._start(module, rows, self._encoded(y))
         self._add(rows, self._encoded(y), weights)
         self._tune(None if held is None else (held[0], self._encoded(held[1])))
 
+    @property
+    def _by_held_out(self) -> bool:
+        return isinstance(self.prior_precision, str) and self.prior_precision == "validation"
+
     def _check_combination(self, X_val: Any, y_val: Any) -> None:
-        by_validation = isinstance(self.prior_precision, str) and (
-            self.prior_precision == "validation"
-        )
+        by_validation = self._by_held_out
         if by_validation and self.prior_structure != "scalar":
             raise ValueError(
                 f"prior_precision='validation' finds one number, but prior_structure="
@@ -167,15 +174,31 @@ class LaplaceEstimator(BaseEstimator):
                 "curvature='kron' pass 'layer' or 'scalar', or take curvature='diag' or 'full'."
             )
 
-    def _check_weights(self, weights: np.ndarray) -> None:
-        if (weights <= 0).any():
+    def _weights(self, row_weight: Any, rows: Tensor) -> np.ndarray:
+        """Weights (n,) of the rows, all 1 by default."""
+        if row_weight is None:
+            return np.ones(len(rows))
+        if not self.prefit:
             raise ValueError(
-                "sample_weight must be positive: a row's noise variance is divided by it; leave "
-                "out rows that shall not count."
+                "row_weight needs prefit=True: networks are trained on all rows alike. Train the "
+                "network as the weights ask for, and pass it."
             )
+        weights = np.array(row_weight, dtype=np.float64)
+        if weights.shape != (len(rows),):
+            raise ValueError(f"row_weight has shape {weights.shape}; wanted ({len(rows)},).")
+        if not (np.isfinite(weights) & (weights > 0)).all():
+            raise ValueError(
+                "row_weight must be positive and finite: a row's noise variance is divided by it. "
+                "Leave out rows that shall not count."
+            )
+        return weights
 
     def _split(self, rows: Tensor, y: Any, weights: np.ndarray) -> Any:
         """Hold out rows for validation, before anything is trained."""
+        if len(y) < 2:
+            raise ValueError(
+                f"prior_precision='validation' holds out rows, but there is n_samples={len(y)}."
+            )
         seed = check_random_state(self.random_state).randint(2**31 - 1)
         stratify = y if self._stratified(y) else None
         train, test = train_test_split(
@@ -190,11 +213,7 @@ class LaplaceEstimator(BaseEstimator):
     def _stratified(self, y: Any) -> bool:
         return False
 
-    def _trained(self, rows: Tensor, y: Any, weights: np.ndarray) -> Any:
-        if not np.allclose(weights, weights[0]):
-            raise ValueError(
-                "sample_weight is for prefit=True: the network is trained on all rows alike."
-            )
+    def _trained(self, rows: Tensor, y: Any) -> Any:
         trainer = self.module
         if trainer is None or isinstance(trainer, nn.Module | type):
             trainer = self._trainer(module=trainer, random_state=self.random_state)
@@ -261,11 +280,10 @@ class LaplaceEstimator(BaseEstimator):
             curvature.add(block, given[block.at])
         self._counts.add(given)
 
-    def _add_rows(self, X: Any, y: Any, sample_weight: Any) -> None:
+    def _add_rows(self, X: Any, y: Any, row_weight: Any) -> None:
         """Take in more rows, and find the posterior again."""
         rows, y = self._rows(X, y, reset=False)
-        weights = check_sample_weight(sample_weight, rows, dtype=np.float64)
-        self._check_weights(weights)
+        weights = self._weights(row_weight, rows)
         self._add(rows, self._encoded(y), weights)
         self._tune()
 
@@ -273,7 +291,7 @@ class LaplaceEstimator(BaseEstimator):
         """Find the hyperparameters that are not given, and the posterior at them."""
         evidence = self._evidence()
         precision, scale = self._given_precision(evidence), self._given_scale()
-        if isinstance(self.prior_precision, str) and self.prior_precision == "validation":
+        if self._by_held_out:
             if held is not None:
                 self._chosen = self._by_validation(evidence, scale, *held)
             precision, scale = self._chosen
@@ -466,6 +484,37 @@ class LaplaceEstimator(BaseEstimator):
         raise ValueError("noise_variance has no meaning here: classes have no noise.")
 
     # Keeping
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the fitted state as a dictionary of tensors and plain values.
+
+        It can be written by `torch.save` and read with ``weights_only=True``.
+        """
+        check_is_fitted(self)
+        return state_of(self)
+
+    @torch.inference_mode(False)
+    def load_state_dict(self, state: dict[str, Any]) -> LaplaceEstimator:
+        """Become fitted as the estimator was whose `state_dict` is given.
+
+        Parameters
+        ----------
+        state : dict
+            Of `state_dict`.
+
+        Returns
+        -------
+        LaplaceEstimator
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If `module` is no torch module of the same architecture.
+        """
+        restore(self, state, {kind.__name__: kind for kind in _KINDS}, Categorical())
+        self._note(evaluate(self._evidence(), state["precision"], state["scale"]))
+        return self
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_optimum")

@@ -155,8 +155,8 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
         self,
         X: Any,
         y: Any,
-        sample_weight: Any = None,
         *,
+        row_weight: Any = None,
         classes: Any = None,
         X_val: Any = None,
         y_val: Any = None,
@@ -169,8 +169,8 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
             Training rows.
         y : array-like of shape (n,)
             Class labels.
-        sample_weight : array-like of shape (n,), optional
-            How often a row counts; with `prefit` only.
+        row_weight : array-like of shape (n,), optional
+            How often a row counts; with `prefit`, whose network should have been trained so.
         classes : array-like of shape (k,), optional
             With `prefit`, the label of each output of a module. By default the sorted labels of y
             if there are k of them, else 0, 1, ..., k - 1, if y holds such numbers.
@@ -194,13 +194,13 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
         MemoryBudgetError
             If the posterior does not fit in memory; the message names structures that may.
         """
-        self._fit(X, y, sample_weight, classes, X_val, y_val)
+        self._fit(X, y, row_weight, classes, X_val, y_val)
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
     @torch.inference_mode(False)
     def partial_fit(
-        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+        self, X: Any, y: Any, classes: Any = None, *, row_weight: Any = None
     ) -> LinearizedLaplaceClassifier:
         """Add data to the posterior; the network, and so its logits, stay as they are.
 
@@ -209,7 +209,7 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
 
         Parameters
         ----------
-        X, y, sample_weight
+        X, y, row_weight
             As of `fit`.
         classes : array-like of shape (k,), optional
             As of `fit`, in the first call.
@@ -220,8 +220,8 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
             Itself.
         """
         if not self.__sklearn_is_fitted__():
-            return self.fit(X, y, sample_weight, classes=classes if self.prefit else None)
-        self._add_rows(X, y, sample_weight)
+            return self.fit(X, y, row_weight=row_weight, classes=classes if self.prefit else None)
+        self._add_rows(X, y, row_weight)
         return self
 
     def _read_network(self, y: Any, classes: Any) -> None:
@@ -322,7 +322,8 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
         -------
         ndarray of shape (m,)
         """
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
 
     @torch.inference_mode(False)
     def sample_proba(self, X: Any, n_samples: int = 1, random_state: Any = 0) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -60,6 +60,14 @@ class DenseCurvature(Curvature):
             squares = (S.square() @ T) @ T
         found.slope = float(squares - scaled)
         return found
+
+    def state(self) -> dict[str, Any]:
+        """H."""
+        return {"H": self.H}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """H."""
+        self.H = state["H"]
 
     def rough_spectrum(self) -> Tensor:
         """Eigenvalues of blocks along its diagonal."""

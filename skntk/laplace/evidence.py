@@ -33,7 +33,7 @@ COSTLY_TOLERANCE, TOLERANCE = 0.02, 1e-10
 #: Prior precisions times noise that are tried, in units of the mean diagonal of H.
 BOUNDS = 1e-9, 1e9
 #: Largest relative step of a search, and how many it may make.
-_LARGEST_STEP, _MOST_STEPS = 4.0, 60
+_LARGEST_STEP, _SMALLEST_STEP, _MOST_STEPS = 4.0, 1e-9, 60
 #: Share of the targets, or number of parameters, at which prior and noise cannot be told apart.
 _ALL, _NONE = 0.99, 0.01
 
@@ -207,7 +207,8 @@ def _common(
 
         following = _zero(linear, max(low, log_r - _LARGEST_STEP), min(high, log_r + _LARGEST_STEP))
         # near its maximum the evidence is a parabola, whose slope here is half the excess
-        if abs(0.25 * excess * (following - log_r)) < tolerance:
+        step = abs(following - log_r)
+        if abs(0.25 * excess * step) < tolerance and (curvature.costly or step < _SMALLEST_STEP):
             break
         log_r = following
     assert best is not None

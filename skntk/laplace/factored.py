@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -96,6 +96,14 @@ class DiagonalCurvature(FactoredCurvature):
             else:
                 total += weighted.B.square().sum(0).mT @ weighted.a.square()
 
+    def state(self) -> dict[str, Any]:
+        """The diagonal."""
+        return {"values": self.values}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The diagonal."""
+        self.values = state["values"]
+
     def spectrum(self) -> tuple[list[Basis], list[Tensor]]:
         """The diagonal as it is."""
         return [Basis() for _ in self.values], self.values
@@ -154,6 +162,14 @@ class KroneckerCurvature(FactoredCurvature):
             for p in range(root.shape[2]):
                 g = torch.einsum("np,pnsm->nsm", root[:, :, p], B).flatten(0, 1)
                 G.addmm_(g.mT, g)
+
+    def state(self) -> dict[str, Any]:
+        """The factors."""
+        return {"G": self.G, "A": self.A, "weight": self.weight}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The factors."""
+        self.G, self.A, self.weight, self._made = state["G"], state["A"], state["weight"], None
 
     def spectrum(self) -> tuple[list[Basis], list[Tensor]]:
         """Eigendecompositions of all factors, once."""

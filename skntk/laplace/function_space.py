@@ -82,6 +82,14 @@ class FunctionSpaceCurvature(Curvature):
         found.slope = float(ridge**2 * inverse.square().sum() - ridge * inverse.trace())
         return found
 
+    def state(self) -> dict[str, Any]:
+        """The rows."""
+        return {"inputs": self.inputs, "root": self.root}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """The rows."""
+        self._inputs, self._roots, self._made = [state["inputs"]], [state["root"]], None
+
     def rough_spectrum(self) -> Tensor:
         """The diagonal of the kernel."""
         return self.gram().diagonal()

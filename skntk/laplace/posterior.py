@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,14 @@ class Curvature(ABC):
         scale : float
             Scale c of the noise: the precision is H / c plus the prior's.
         """
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What was summed, as plain numbers and tensors."""
+
+    @abstractmethod
+    def load(self, state: dict[str, Any]) -> None:
+        """Take the place of another, given its `state`."""
 
     @abstractmethod
     def rough_spectrum(self) -> Tensor:

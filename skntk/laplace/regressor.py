@@ -148,7 +148,7 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
     @fit_context(prefer_skip_nested_validation=True)
     @torch.inference_mode(False)
     def fit(
-        self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None
+        self, X: Any, y: Any, *, row_weight: Any = None, X_val: Any = None, y_val: Any = None
     ) -> LinearizedLaplaceRegressor:
         """Train the network, unless it is trained, and find the posterior of its weights.
 
@@ -158,8 +158,9 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
             Training rows.
         y : array-like of shape (n,) or (n, k)
             Targets.
-        sample_weight : array-like of shape (n,), optional
-            A row's noise variance is `noise_variance_` over its weight; with `prefit` only.
+        row_weight : array-like of shape (n,), optional
+            A row's noise variance is `noise_variance_` over its weight; with `prefit`, of a network
+            that was trained so.
         X_val, y_val : array-like, optional
             Rows for ``prior_precision="validation"``, which the network was not trained on.
 
@@ -179,12 +180,12 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
         MemoryBudgetError
             If the posterior does not fit in memory; the message names structures that may.
         """
-        self._fit(X, y, sample_weight, None, X_val, y_val)
+        self._fit(X, y, row_weight, None, X_val, y_val)
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
     @torch.inference_mode(False)
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> LinearizedLaplaceRegressor:
+    def partial_fit(self, X: Any, y: Any, *, row_weight: Any = None) -> LinearizedLaplaceRegressor:
         """Add data to the posterior; the network, and so the mean, stays as it is.
 
         Hyperparameters that the evidence finds are found again, so that the result is that of one
@@ -192,7 +193,7 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
 
         Parameters
         ----------
-        X, y, sample_weight
+        X, y, row_weight
             As of `fit`.
 
         Returns
@@ -201,8 +202,8 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
             Itself.
         """
         if not self.__sklearn_is_fitted__():
-            return self.fit(X, y, sample_weight)
-        self._add_rows(X, y, sample_weight)
+            return self.fit(X, y, row_weight=row_weight)
+        self._add_rows(X, y, row_weight)
         return self
 
     def _read_network(self, y: Any, classes: Any) -> None:
@@ -219,7 +220,7 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
         if (Y.ndim == 1) != self._flat or Y.reshape(len(Y), -1).shape[1] != self._n_outputs:
             wanted = "(n,)" if self._flat else f"(n, {self._n_outputs})"
             raise ValueError(f"y has shape {Y.shape}; wanted {wanted}, as in fit.")
-        return (torch.as_tensor(Y.reshape(len(Y), -1)) - self._shift) / self._scale
+        return (torch.tensor(Y.reshape(len(Y), -1)) - self._shift) / self._scale
 
     def _likelihood_of(self, tangent: Tangent, X: Tensor, T: Tensor) -> Likelihood:
         k, unit = self._n_outputs, (self._scale**2).numpy()

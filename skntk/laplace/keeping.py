@@ -1,0 +1,86 @@
+"""Fitted estimators as plain dictionaries of tensors, and back."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from skntk.laplace.likelihoods import Counts, Gaussian, Likelihood
+from skntk.laplace.posterior import Curvature
+from skntk.laplace.tangent import Tangent
+
+#: Plain attributes of a fitted estimator that a state holds beside the posterior.
+_PLAIN = (
+    "_input_shape",
+    "_n_outputs",
+    "_flat",
+    "_shift",
+    "_scale",
+    "_loss",
+    "classes_",
+    "curvature_",
+    "n_features_in_",
+    "feature_names_in_",
+    "validation_scores_",
+)
+
+
+def state_of(estimator: Any) -> dict[str, Any]:
+    """Collect what `restore` needs."""
+    curvature, found = estimator._curvature, estimator._optimum
+    counts = estimator._counts
+    plain = {name: getattr(estimator, name) for name in _PLAIN if hasattr(estimator, name)}
+    plain = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in plain.items()}
+    likelihood = curvature.likelihood
+    return {
+        "network": {k: v.clone() for k, v in estimator.module_.state_dict().items()},
+        "kind": type(curvature).__name__,
+        "split_bias": curvature.tangent.split_bias,
+        "curvature": curvature.state(),
+        "variances": likelihood.variances if isinstance(likelihood, Gaussian) else None,
+        "precision": found.precision,
+        "scale": found.scale,
+        "counts": [counts.rows, counts.weight, counts.log_weight],
+        "plain": plain,
+    }
+
+
+def restore(
+    estimator: Any,
+    state: dict[str, Any],
+    kinds: dict[str, type[Curvature]],
+    categorical: Likelihood,
+) -> None:
+    """Make an estimator what it was.
+
+    Raises
+    ------
+    ValueError
+        If its module is no module of the same architecture.
+    """
+    if not isinstance(estimator.module, nn.Module):
+        raise ValueError(
+            f"load_state_dict needs module to be a torch.nn.Module of the same architecture, not "
+            f"{estimator.module!r}; estimators that train their own network are kept by pickle."
+        )
+    module = copy.deepcopy(estimator.module)
+    try:
+        module.load_state_dict(state["network"])
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(f"the state is that of another module: {error}") from error
+    for name, value in state["plain"].items():
+        array = name in ("classes_", "feature_names_in_", "validation_scores_")
+        setattr(estimator, name, np.array(value) if array else value)
+    estimator.network_ = module
+    estimator._counts = counts = Counts()
+    counts.rows, counts.weight, counts.log_weight = state["counts"]
+    probe = torch.zeros(2, *estimator._input_shape, dtype=torch.float64)
+    tangent = Tangent(module, estimator.parameters, probe, split_bias=state["split_bias"])
+    variances: Tensor | None = state["variances"]
+    likelihood = categorical if variances is None else Gaussian(variances)
+    estimator._curvature = kinds[state["kind"]](tangent, likelihood)
+    estimator._curvature.load(state["curvature"])

@@ -1,0 +1,248 @@
+"""Every structure against matrices that are written out, on networks of many kinds of layers."""
+
+import numpy as np
+import pytest
+import torch
+from explicit import jacobians
+from torch import nn
+
+import skntk.nn as snn
+from skntk import LinearizedLaplaceClassifier, LinearizedLaplaceRegressor
+from skntk.finite import capture
+
+K = 3
+
+
+def dense():
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, K))
+
+
+def scaled():
+    return nn.Sequential(
+        snn.Linear(6, 5, weight_std=1.4, bias_std=0.3), nn.ReLU(), snn.Linear(5, K, weight_std=1.0)
+    )
+
+
+def convolutional():
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, K)
+    )
+
+
+def normalized():
+    return nn.Sequential(
+        nn.Linear(6, 5), nn.LayerNorm(5), nn.Tanh(), nn.Linear(5, K, bias=False), nn.Tanh()
+    )
+
+
+class Shared(nn.Module):
+    """One layer used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = nn.Linear(6, 6), nn.Linear(6, K)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.inner(torch.tanh(self.inner(x)))))
+
+
+class Unknown(nn.Module):
+    """A parameter that no rule explains."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(4, 6))
+        self.last = nn.Linear(4, K)
+
+    def forward(self, x):
+        return self.last(torch.logsumexp(x[:, None, :] * self.scale, 2))
+
+
+NETWORKS = [dense, scaled, convolutional, normalized, Shared, Unknown]
+
+
+@pytest.fixture(params=NETWORKS, ids=lambda make: make.__name__)
+def problem(request, seed):
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = request.param().double()
+    return net, rng.standard_normal((14, 6)), rng.integers(0, K, 14), rng.standard_normal((5, 6))
+
+
+def written(net, X):
+    """Jacobian (n, k, P) in the order of the parameters, and the root of the Hessian (n, k, k)."""
+    J = jacobians(net, torch.tensor(X))
+    J = torch.cat([J[name].flatten(2) for name, _ in net.named_parameters()], 2).transpose(0, 1)
+    p = net(torch.tensor(X)).detach().softmax(1)
+    return J, torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+
+
+def fitted(net, X, y, **more):
+    return LinearizedLaplaceClassifier(net, prefit=True, **more).fit(X, y)
+
+
+@pytest.mark.parametrize("n", [14, 4])
+def test_full(problem, n):
+    net, X, y, Z = problem
+    X, y = X[:n], np.r_[0, 1, 2, y[3:n]]
+    J, L = written(net, X)
+    H = torch.einsum("npx,npq,nqy->xy", J, L, J)
+    model = fitted(net, X, y, curvature="full", prior_precision=0.3)
+    S = torch.linalg.inv(H + 0.3 * torch.eye(len(H)).double())
+    Jz, _ = written(net, Z)
+    expected = torch.einsum("npx,xy,mqy->npmq", Jz, S, Jz)
+    _, joint = model.predict_function(Z, joint=True)
+    np.testing.assert_allclose(joint, expected, atol=1e-10)
+    _, each = model.predict_function(Z)
+    np.testing.assert_allclose(each, torch.einsum("npnq->npq", expected), atol=1e-10)
+    fit = -nn.functional.cross_entropy(
+        net(torch.tensor(X)).detach(), torch.tensor(y), reduction="sum"
+    )
+    w = torch.cat([p.detach().flatten() for p in net.parameters()])
+    ratio = torch.linalg.slogdet(torch.eye(len(H)).double() + H / 0.3)[1]
+    evidence = float(fit - 0.5 * (0.3 * w @ w + ratio))
+    np.testing.assert_allclose(model.log_marginal_likelihood_, evidence, rtol=1e-9)
+    gamma = len(H) - 0.3 * float(S.trace())
+    np.testing.assert_allclose(model.n_effective_parameters_, gamma, rtol=1e-9)
+
+
+def test_diagonal(problem):
+    net, X, y, Z = problem
+    J, L = written(net, X)
+    h = torch.einsum("npx,npq,nqx->x", J, L, J)
+    precision = np.linspace(0.2, 2, len(h))
+    model = fitted(
+        net, X, y, curvature="diag", prior_structure="parameter", prior_precision=precision
+    )
+    Jz, _ = written(net, Z)
+    S = 1 / (h + torch.tensor(precision))
+    np.testing.assert_allclose(
+        model.predict_function(Z)[1], torch.einsum("npx,x,nqx->npq", Jz, S, Jz), atol=1e-11
+    )
+    np.testing.assert_allclose(
+        model._optimum.posterior.variance(torch.tensor(Z)),
+        torch.einsum("npx,x,npx->np", Jz, S, Jz),
+        atol=1e-11,
+    )
+
+
+def test_kronecker(problem):
+    net, X, y, Z = problem
+    found = capture(net, torch.tensor(X))
+    _, L = written(net, X)
+    blocks = {}
+    for layer in found.layers:
+        if hasattr(layer, "a"):
+            a = layer.weight_scale * layer.a.flatten(0, 1)
+            G = torch.einsum("pnsm,npq,qnsl->ml", layer.B, L, layer.B)
+            if layer.weight is not None:
+                blocks[layer.weight] = torch.kron(G.contiguous(), (a.T @ a).contiguous() / len(a))
+            if layer.bias is not None:
+                blocks[layer.bias] = layer.bias_scale**2 * G
+        else:
+            (J,) = (v.flatten(2) for v in layer.jacobians().values())
+            blocks[layer.names[0]] = torch.einsum("pnx,npq,qny->xy", J, L, J)
+    names = [name for name, _ in net.named_parameters()]
+    S = torch.linalg.inv(
+        torch.block_diag(*(blocks[n] for n in names))
+        + 0.3 * torch.eye(sum(p.numel() for p in net.parameters())).double()
+    )
+    model = fitted(net, X, y, curvature="kron", prior_precision=0.3)
+    Jz, _ = written(net, Z)
+    expected = torch.einsum("npx,xy,mqy->npmq", Jz, S, Jz)
+    np.testing.assert_allclose(model.predict_function(Z, joint=True)[1], expected, atol=1e-10)
+    np.testing.assert_allclose(
+        model.predict_function(Z)[1], torch.einsum("npnq->npq", expected), atol=1e-10
+    )
+    np.testing.assert_allclose(
+        model._optimum.posterior.variance(torch.tensor(Z)),
+        torch.einsum("npnp->np", expected),
+        atol=1e-10,
+    )
+
+
+@pytest.mark.parametrize("curvature", ["full", "kron", "diag"])
+def test_subset(problem, curvature):
+    """Other parameters are certain: their columns of the Jacobian are left out."""
+    net, X, y, Z = problem
+    first = next(name for name, _ in net.named_parameters())
+    model = fitted(net, X, y, curvature=curvature, parameters=[first], prior_precision=0.3)
+    frozen = fitted(net, X, y, curvature=curvature, prior_precision=0.3)
+    assert model._curvature.tangent.names == (first,)
+    one, two = model.predict_function(Z)[1], frozen.predict_function(Z)[1]
+    assert (np.einsum("npp->np", one) < np.einsum("npp->np", two) + 1e-12).all()
+    for name, p in net.named_parameters():
+        p.requires_grad_(name == first)
+    chosen = fitted(net, X, y, curvature=curvature, prior_precision=0.3)
+    np.testing.assert_allclose(chosen.predict_function(Z)[1], one, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("curvature", "n"), [("full", 14), ("full", 3), ("kron", 14), ("diag", 14)]
+)
+@pytest.mark.parametrize("make", [scaled, convolutional])
+def test_draws(make, curvature, n, seed):
+    """Functions that are drawn have the joint covariance."""
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = make().double()
+    X, y, Z = rng.standard_normal((n, 6)), np.arange(n) % K, rng.standard_normal((5, 6))
+    model = fitted(net, X, y, curvature=curvature, prior_precision=2.0)
+    mean, joint = model.predict_function(Z, joint=True)
+    draws = torch.stack(list(model._draws(torch.tensor(Z), 600, 0))).flatten(1).numpy()
+    joint = joint.reshape(15, 15)
+    std = np.sqrt(joint.diagonal() + 1e-12)
+    # the largest of 225 entries, each of standard deviation about 0.05
+    assert np.abs((np.cov(draws.T) - joint) / np.outer(std, std)).max() < 0.35
+    assert np.abs((draws.mean(0) - mean.ravel()) / std).max() < 0.25
+
+
+def test_many_classes_take_no_sweep_each(seed):
+    """The last layer of a network with many classes: its Jacobian is one identity."""
+    k, rng = 400, np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, k)).double()
+    X, y = rng.standard_normal((10, 3)), rng.integers(0, k, 10)
+    found = capture(net, torch.tensor(X), parameters=["2"])
+    assert found.layers[0].B.stride(1) == 0
+    for curvature in ("kron", "diag"):
+        model = fitted(net, X, y, curvature=curvature, parameters="last_layer", prior_precision=0.5)
+        variance = model._optimum.posterior.variance(torch.tensor(X))
+        full = model._optimum.posterior.covariance(torch.tensor(X[:2]))
+        np.testing.assert_allclose(variance[:2], full.diagonal(dim1=1, dim2=2), rtol=1e-10)
+        p = model.predict_proba(X)
+        assert p.shape == (10, k)
+        np.testing.assert_allclose(p.sum(1), 1)
+
+
+def test_regressor_outputs_of_trained_network(seed):
+    """The scale of the targets that a NetworkRegressor works in does not show."""
+    from skntk import NetworkRegressor
+
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((25, 2))
+    Y = np.column_stack([100 + 30 * X[:, 0], 0.01 * X[:, 1]])
+    net = NetworkRegressor(depth=1, width=6, max_epochs=20, random_state=seed, dtype="float64")
+    net.fit(X, Y)
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = net.module_
+
+        def forward(self, x):
+            scale, mean = torch.tensor(net.target_scale_), torch.tensor(net.target_mean_)
+            return self.inner(x) * scale + mean
+
+    options = {"prefit": True, "prior_precision": 0.5, "noise_variance": [3.0, 1e-5]}
+    for curvature in ("full", "kron", "diag"):
+        one = LinearizedLaplaceRegressor(net, curvature=curvature, **options).fit(X, Y)
+        two = LinearizedLaplaceRegressor(Whole(), curvature=curvature, **options).fit(X, Y)
+        for a, b in zip(one.predict(X, True), two.predict(X, True), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9)
+        np.testing.assert_allclose(
+            one.log_marginal_likelihood_, two.log_marginal_likelihood_, rtol=1e-9
+        )
+        np.testing.assert_allclose(one.predict(X), net.predict(X), rtol=1e-10)
