@@ -112,9 +112,11 @@ def _add_own(block: Tensor, one: Outer) -> None:
         B, a = one.B[:, rows], one.a[rows]
         M = torch.einsum("rnm,rnk->nmk", B, B)[:, om[0], om[1]]
         total.addmm_(M.mT, a[:, od[0]] * a[:, od[1]])
-    # (m m', d d') from the pairs, then (m d, m' d')
-    spread = total[_pair_index(m, block.device)][:, _pair_index(d, block.device)]
-    block += spread.view(m, m, d, d).permute(0, 2, 1, 3).reshape(m * d, m * d)
+    inputs, at = _pair_index(d, block.device), _pair_index(m, block.device).view(m, m)
+    four = block.view(m, d, m, d)
+    for i in range(m):  # the pairs (i, j) with j >= i, each for all pairs of inputs
+        pairs = total[at[i, i:]][:, inputs].view(m - i, d, d)
+        four[i, :, i:] += pairs.transpose(0, 1)
 
 
 def _add_pair(block: Tensor, one: Outer, two: Outer) -> None:

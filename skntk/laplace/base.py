@@ -349,12 +349,17 @@ class LaplaceEstimator(BaseEstimator):
         self._optimum = found
         precision = found.precision.cpu().numpy()
         self.prior_precision_ = float(precision[0]) if len(precision) == 1 else precision
-        self.n_effective_parameters_ = float(found.posterior.effective.sum())
         self.log_marginal_likelihood_ = found.value + self._log_density_shift()
 
     def _log_density_shift(self) -> float:
         """What turns the log density of the targets inside into that of y."""
         return 0.0
+
+    @property
+    def n_effective_parameters_(self) -> float:
+        r"""How many parameters the data determine, :math:`P - tr(T \Sigma)`."""
+        check_is_fitted(self)
+        return float(self._optimum.posterior.effective.sum())
 
     # Predicting
 

@@ -34,6 +34,8 @@ COSTLY_TOLERANCE, TOLERANCE = 0.02, 1e-10
 BOUNDS = 1e-9, 1e9
 #: Largest relative step of a search, and how many it may make.
 _LARGEST_STEP, _SMALLEST_STEP, _MOST_STEPS = 4.0, 1e-9, 60
+#: Steps by cheaper estimates in front of a search whose evaluations are costly.
+_ESTIMATES = 2
 #: Share of the targets, or number of parameters, at which prior and noise cannot be told apart.
 _ALL, _NONE = 0.99, 0.01
 
@@ -188,7 +190,18 @@ def _common(
     def rough(log_r: float) -> float:
         return float((values / (values + T * math.exp(log_r))).sum()) - wanted(log_r)
 
+    def linear(gamma: float, slope: float, y: float) -> float:
+        """Where the derivative is zero, if the effective parameters are linear in log r."""
+        return _zero(
+            lambda x: gamma + slope * (x - y) - wanted(x),
+            max(low, y - _LARGEST_STEP),
+            min(high, y + _LARGEST_STEP),
+        )
+
     log_r = _zero(rough, low, high)
+    for _ in range(_ESTIMATES if curvature.costly and len(evidence.squares) == 1 else 0):
+        estimate = curvature.estimate(T * math.exp(log_r))
+        log_r = log_r if estimate is None else linear(*estimate, log_r)
     best: Optimum | None = None
     for _ in range(_MOST_STEPS):
         try:
@@ -201,11 +214,7 @@ def _common(
         gamma, slope = float(best.posterior.effective.sum()), best.posterior.slope
         excess = gamma - wanted(log_r)
         low, high = (log_r, high) if excess > 0 else (low, log_r)
-
-        def linear(x: float, y: float = log_r, gamma: float = gamma, slope: float = slope) -> float:
-            return gamma + slope * (x - y) - wanted(x)
-
-        following = _zero(linear, max(low, log_r - _LARGEST_STEP), min(high, log_r + _LARGEST_STEP))
+        following = linear(gamma, slope, log_r)
         # near its maximum the evidence is a parabola, whose slope here is half the excess
         step = abs(following - log_r)
         if abs(0.25 * excess * step) < tolerance and (curvature.costly or step < _SMALLEST_STEP):

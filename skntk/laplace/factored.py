@@ -30,11 +30,20 @@ class Basis:
 
     def of(self, layer: Layer) -> tuple[Tensor, Tensor | None]:
         """Jacobian in these coordinates: B (k, n or 1, m) and a (n, d), or (k, n, m d) and None."""
-        if isinstance(layer, AffineLayer) and layer.a.shape[1] > 1:
-            B, a = _turned(layer.B, self.G), _turned(layer.columns(), self.A)
+        if not isinstance(layer, AffineLayer):
+            J = Outer.of(layer).B
+            if self.G is None or self.A is None:
+                return J, None
+            J = J.unflatten(2, (len(self.G), len(self.A)))
+            return (self.G.mT @ J @ self.A).flatten(2), None
+        a = _turned(layer.columns(), self.A)
+        if layer.identity:
+            B = Outer.of(layer).B if self.G is None else self.G[:, None]
+            return B, a[:, 0]
+        B = _turned(layer.B, self.G)
+        if layer.a.shape[1] > 1:
             return per_row_products(B, a).flatten(2), None
-        outer = Outer.of(layer)
-        return _turned(outer.B, self.G), None if outer.a is None else _turned(outer.a, self.A)
+        return B[:, :, 0], a[:, 0]
 
     def back(self, V: Tensor) -> Tensor:
         """Matrices (s, m, d) from their coordinates."""
@@ -57,13 +66,7 @@ class FactoredCurvature(Curvature):
         """Add the prior to the eigenvalues; a layer's coordinates share it, or are not turned."""
         bases, values = self.spectrum()
         flat = torch.cat([v.flatten() for v in values]) / scale
-        T = precision[groups]
-        total = flat + T
-        found = FactoredPosterior(self.tangent, bases, 1 / total)
-        found.log_det = float(total.log().sum())
-        found.effective = by_group(flat / total, groups, len(precision))
-        found.slope = -float((flat * T / total.square()).sum())
-        return found
+        return FactoredPosterior(self.tangent, bases, flat, precision, groups)
 
     def rough_spectrum(self) -> Tensor:
         """The eigenvalues."""
@@ -135,7 +138,16 @@ class KroneckerCurvature(FactoredCurvature):
             "Pass curvature='diag', or parameters='last_layer'.",
             like.device,
         )
-        self.G = [like.new_zeros(m, m) for m, _ in shapes]
+        # a bias, where it stands behind the weight of its layer, has the same G
+        layers = tangent.layers
+        self._shares = [
+            i > 0 and isinstance(x, AffineLayer) and x.B is getattr(layers[i - 1], "B", None)
+            for i, x in enumerate(layers)
+        ]
+        self.G = [
+            like.new_zeros(0 if shared else m, m)
+            for (m, _), shared in zip(shapes, self._shares, strict=True)
+        ]
         self.A = [like.new_zeros(d, d) for _, d in shapes]
         self.weight = 0.0
         self._made: tuple[list[Basis], list[Tensor]] | None = None
@@ -145,16 +157,23 @@ class KroneckerCurvature(FactoredCurvature):
         self.weight += float(weights.sum())
         self._made = None
         root: Tensor | None = None
-        for layer, G, A in zip(rows.layers, self.G, self.A, strict=True):
+        for layer, G, A, shared in zip(rows.layers, self.G, self.A, self._shares, strict=True):
             if isinstance(layer, AffineLayer):
                 a = layer.columns() * (weights / layer.a.shape[1]).sqrt()[:, None, None]
                 a = a.flatten(0, 1)
                 A.addmm_(a.mT, a)
+                if shared:
+                    continue
                 if layer.identity:
                     G += self.likelihood.hessian_sum(rows.outputs, weights)
                     continue
                 B = layer.B
             else:
+                if shared or Outer.of(layer).size != len(G):
+                    raise ValueError(
+                        "curvature='kron' needs a network that runs the same operations on all "
+                        "rows; pass curvature='diag' or 'full'."
+                    )
                 A += weights.sum()
                 B = Outer.of(layer).B[:, :, None]
             if root is None:
@@ -175,8 +194,10 @@ class KroneckerCurvature(FactoredCurvature):
         """Eigendecompositions of all factors, once."""
         if self._made is None:
             bases, values = [], []
-            for G, A in zip(self.G, self.A, strict=True):
-                lg, Qg = _eigh(G)
+            lg, Qg = torch.zeros(0), torch.zeros(0, 0)
+            for G, A, shared in zip(self.G, self.A, self._shares, strict=True):
+                if not shared:
+                    lg, Qg = _eigh(G)
                 la, Qa = _eigh(A / self.weight)
                 bases.append(Basis(Qg, Qa))
                 values.append(lg[:, None] * la)
@@ -199,16 +220,40 @@ class FactoredPosterior(Posterior):
         The network.
     bases : list of Basis
         Of each layer.
-    variances : Tensor of shape (P,)
-        Of the coordinates.
+    values : Tensor of shape (P,)
+        Precision of the coordinates by the data.
+    precision, groups : Tensor
+        Of the prior, as of `Curvature.posterior`.
     """
 
-    def __init__(self, tangent: Tangent, bases: list[Basis], variances: Tensor) -> None:
+    def __init__(
+        self,
+        tangent: Tangent,
+        bases: list[Basis],
+        values: Tensor,
+        precision: Tensor,
+        groups: Tensor,
+    ) -> None:
         super().__init__(tangent)
         self.bases = bases
+        T = precision[groups]
+        total = values + T
+        self.log_det = float(total.log().sum())
+        self._effective = by_group(values / total, groups, len(precision))
+        self._slope = -float((values * T / total.square()).sum())
         shapes = [layer_shape(layer) for layer in tangent.layers]
-        parts = variances.split([m * d for m, d in shapes])
+        parts = (1 / total).split([m * d for m, d in shapes])
         self.variances = [v.view(s) for v, s in zip(parts, shapes, strict=True)]
+
+    @property
+    def effective(self) -> Tensor:
+        """What the data add to each coordinate, as a share."""
+        return self._effective
+
+    @property
+    def slope(self) -> float:
+        """The derivative of these shares."""
+        return self._slope
 
     def variance(self, X: Tensor) -> Tensor:
         """Variances (n, k), without the covariances."""

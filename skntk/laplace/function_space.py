@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -75,11 +77,8 @@ class FunctionSpaceCurvature(Curvature):
         found = FunctionSpacePosterior(self, factor, tau, scale)
         P, N = self.tangent.n_parameters, len(K)
         # det(H/c + t I) = t^(P - N) det(K/c + t I) = t^(P - N) c^-N det(K + t c I)
-        log_tau, log_scale = torch.log(precision[0]), torch.log(torch.tensor(scale))
-        found.log_det = float((P - N) * log_tau - N * log_scale + factor.logdet())
-        inverse = factor.inverse()
-        found.effective = (N - ridge * inverse.trace())[None]
-        found.slope = float(ridge**2 * inverse.square().sum() - ridge * inverse.trace())
+        log_tau = math.log(tau)
+        found.log_det = (P - N) * log_tau - N * math.log(scale) + float(factor.logdet())
         return found
 
     def state(self) -> dict[str, Any]:
@@ -120,6 +119,21 @@ class FunctionSpacePosterior(Posterior):
         self._kernel, self._factor = curvature.kernel, factor
         self._tau, self._scale = tau, scale
 
+    @cached_property
+    def _inverse(self) -> Tensor:
+        return self._factor.inverse()
+
+    @cached_property
+    def effective(self) -> Tensor:
+        """From the trace of the inverse."""
+        return (len(self._inverse) - self._tau * self._scale * self._inverse.trace())[None]
+
+    @cached_property
+    def slope(self) -> float:
+        """From the norm of the inverse."""
+        ridge, inverse = self._tau * self._scale, self._inverse
+        return float(ridge**2 * inverse.square().sum() - ridge * inverse.trace())
+
     def covariance(self, X: Tensor) -> Tensor:
         """Prior covariance less what the training rows say."""
         n, k, _ = self._root.shape
@@ -150,9 +164,8 @@ class FunctionSpacePosterior(Posterior):
         require(8 * 3 * n * k * P, f"the Jacobian of {n} training rows", REMEDY, J.device)
         J_train = torch.einsum("pnx,npr->nrx", self.tangent.written(self._inputs), self._root)
         J_train = J_train.reshape(n * r, P)
-        inverse = self._factor.inverse()
         cross = J @ J_train.mT
-        return (J @ J.mT - cross @ inverse @ cross.mT) / self._tau
+        return (J @ J.mT - cross @ self._inverse @ cross.mT) / self._tau
 
     def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw from the prior, and correct by what the training rows say (Matheron's rule)."""

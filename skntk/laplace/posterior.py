@@ -59,6 +59,13 @@ class Curvature(ABC):
     def rough_spectrum(self) -> Tensor:
         """Positive numbers that stand for the eigenvalues of H where a search begins."""
 
+    def estimate(self, ridge: float) -> tuple[float, float] | None:
+        """Effective number of parameters of H + `ridge`, and its slope, by a cheaper way.
+
+        None where there is none. For a search to start from, not for results.
+        """
+        return None
+
 
 class Posterior(ABC):
     r"""Normal distribution of the weights around the trained ones.
@@ -67,19 +74,25 @@ class Posterior(ABC):
     ----------
     log_det : float
         :math:`\log\det(H/c + T)`, T the diagonal matrix of prior precisions.
-    effective : Tensor of shape (G,)
-        Effective number of parameters with each prior precision, :math:`P_g - \tau_g tr
-        \Sigma_{gg}` (MacKay 1992).
-    slope : float
-        Derivative of their sum by the logarithm of a factor of all precisions.
     """
 
     log_det: float
-    effective: Tensor
-    slope: float
 
     def __init__(self, tangent: Tangent) -> None:
         self.tangent = tangent
+
+    @property
+    @abstractmethod
+    def effective(self) -> Tensor:
+        r"""Effective number of parameters with each prior precision (G,).
+
+        :math:`P_g - \tau_g tr \Sigma_{gg}` (MacKay 1992).
+        """
+
+    @property
+    @abstractmethod
+    def slope(self) -> float:
+        """Derivative of their sum by the logarithm of a factor of all precisions."""
 
     @abstractmethod
     def covariance(self, X: Tensor) -> Tensor:

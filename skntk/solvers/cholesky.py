@@ -61,10 +61,11 @@ class CholeskyFactor(Factor):
         R = self._R if overwrite else self._R.clone()
         return backends.for_device(R.device).inverse_(R)
 
-    def colour(self, Z: torch.Tensor) -> torch.Tensor:
-        """Return Z Lᵀ, (m, n): rows of covariance C from rows (m, n) of independent numbers."""
+    def precision_root(self, Z: torch.Tensor) -> torch.Tensor:
+        """Return Z L⁻¹, (m, n): rows of covariance C⁻¹ from rows (m, n) of independent numbers."""
         checks.matrix(Z.mT, "Z", self.n_samples)
-        return Z @ self._R.triu()
+        B = Z.mT.clone(memory_format=torch.contiguous_format)
+        return backends.for_device(B.device).solve_triangular_(self._R, B, transpose=False).mT
 
     def logdet(self) -> torch.Tensor:
         """Return log det C, a tensor without axes."""

@@ -1,0 +1,257 @@
+"""Linearized Laplace beside laplace-torch: time of fit, tuning and prediction, and agreement.
+
+The same trained network, data, prior and threads for both, in one process:
+
+- digits, a network 64-50-10 (3760 parameters), 1200 training rows, 597 test rows, in float32 for
+  laplace-torch, whose default that is, and in float64 for skntk, which has no other;
+- full, Kronecker-factored and diagonal posterior over all weights: the posterior at a prior
+  precision of 1; its tuning by the marginal likelihood; class probabilities by the probit link;
+- the last layer of a network with 3000 classes: time and peak memory to predict 1000 rows.
+
+    python benchmarks/laplace.py
+
+laplace-torch is in the environment of the tests (``make test``); its full posterior is tuned once,
+which takes minutes.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from _report import markdown_table, publish
+from sklearn.datasets import load_digits
+from threadpoolctl import threadpool_limits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from skntk import LinearizedLaplaceClassifier
+
+TRAINING_ROWS = 1200
+CLASSES, FEATURES, ROWS = 3000, 64, 1000
+STRUCTURES = ("full", "kron", "diag")
+LIMIT_GIB = 2.0
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    if args.many_classes:
+        print(json.dumps(many_classes()))
+        return
+    X, y = load_digits(return_X_y=True)
+    X = X / 16
+    with threadpool_limits(args.threads):
+        net = trained(X[:TRAINING_ROWS], y[:TRAINING_ROWS])
+        data = X[:TRAINING_ROWS], y[:TRAINING_ROWS], X[TRAINING_ROWS:]
+        ours_only(net, *data)  # neither pays for imports
+        results = {s: compare(net, *data, s, args.repeats) for s in args.structures}
+    many = subprocess.run(
+        [sys.executable, __file__, "--many-classes", "--threads", str(args.threads)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    whole = tuple(args.structures) == STRUCTURES
+    publish(
+        "laplace" if whole else "laplace (part)",
+        _body(results, json.loads(many.stdout), args.threads),
+        extra_versions={"laplace-torch": version("laplace-torch")},
+        write=not args.no_write,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--structures", nargs="+", default=list(STRUCTURES), choices=STRUCTURES)
+    parser.add_argument("--repeats", type=int, default=5, help="of all but the slowest")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--no-write", action="store_true", help="print only")
+    parser.add_argument("--many-classes", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def trained(X: np.ndarray, y: np.ndarray) -> nn.Module:
+    """The network, trained in float32 with a weight decay."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 50), nn.Tanh(), nn.Linear(50, 10))
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2, weight_decay=1e-4)
+    rows, labels = torch.tensor(X, dtype=torch.float32), torch.tensor(y)
+    for _ in range(300):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(rows), labels).backward()
+        optimizer.step()
+    return net.eval()
+
+
+def ours_only(net: nn.Module, X: np.ndarray, y: np.ndarray, Z: np.ndarray) -> None:
+    LinearizedLaplaceClassifier(net, prefit=True, curvature="diag").fit(X, y).predict_proba(Z)
+
+
+def seconds(function: Callable[[], Any], repeats: int) -> tuple[float, Any]:
+    """Median time of a call, and its last result."""
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = function()
+        found.append(time.perf_counter() - start)
+    return statistics.median(found), result
+
+
+def compare(
+    net: nn.Module, X: np.ndarray, y: np.ndarray, Z: np.ndarray, structure: str, repeats: int
+) -> dict:
+    """Times of both, and how far their probabilities are apart."""
+    print(f"{structure} ...", file=sys.stderr, flush=True)
+    from laplace import Laplace
+    from laplace.curvature import BackPackGGN, CurvlinopsGGN
+
+    rows = TensorDataset(torch.tensor(X, dtype=torch.float32), torch.tensor(y))
+    test = torch.tensor(Z, dtype=torch.float32)
+    # its default backend, and for the diagonal its fastest
+    backend = BackPackGGN if structure == "diag" else CurvlinopsGGN
+    slow = 1 if structure == "full" else repeats
+
+    def fit_theirs() -> Any:
+        la = Laplace(
+            net,
+            "classification",
+            subset_of_weights="all",
+            hessian_structure=structure,
+            backend=backend,
+            prior_precision=1.0,
+        )
+        la.fit(DataLoader(rows, batch_size=len(rows)))
+        return la
+
+    def fit_ours(**more: Any) -> LinearizedLaplaceClassifier:
+        return LinearizedLaplaceClassifier(net, prefit=True, curvature=structure, **more).fit(X, y)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit_theirs_s, la = seconds(fit_theirs, repeats if structure != "full" else 3)
+        fixed = la(test, pred_type="glm", link_approx="probit").detach().double().numpy()
+
+        def predict_theirs() -> Any:
+            return la(test, pred_type="glm", link_approx="probit").detach()
+
+        tune_theirs_s, _ = seconds(lambda: la.optimize_prior_precision(method="marglik"), slow)
+        predict_theirs_s, p_theirs = seconds(predict_theirs, repeats)
+        evidence_theirs = float(la.log_marginal_likelihood())
+    fit_ours_s, model = seconds(lambda: fit_ours(prior_precision=1.0), repeats)
+    ours_fixed = model.predict_proba(Z)
+    # tuning is what a tuned fit takes beyond the curvature of the rows
+    whole_s, model = seconds(fit_ours, repeats)
+    tune_ours_s, _ = seconds(lambda: model._tune(), repeats)
+    predict_ours_s, p_ours = seconds(lambda: model.predict_proba(Z), repeats)
+    theirs_at_ours = float(
+        la.log_marginal_likelihood(prior_precision=torch.tensor(model.prior_precision_))
+    )
+    return {
+        "fit": (fit_theirs_s, fit_ours_s),
+        "tuning": (tune_theirs_s, tune_ours_s),
+        "fit and tuning": (fit_theirs_s + tune_theirs_s, whole_s),
+        "predict": (predict_theirs_s, predict_ours_s),
+        "precision": (float(la.prior_precision), model.prior_precision_),
+        "evidence": (evidence_theirs, model.log_marginal_likelihood_),
+        "evidence at ours": theirs_at_ours,
+        "difference": float(np.abs(fixed - ours_fixed).max()),
+        "accuracy": (
+            float((p_theirs.argmax(1).numpy() == _labels()).mean()),
+            float((p_ours.argmax(1) == _labels()).mean()),
+        ),
+    }
+
+
+def _labels() -> np.ndarray:
+    return load_digits(return_X_y=True)[1][TRAINING_ROWS:]
+
+
+def many_classes() -> dict:
+    """Last layer with thousands of classes, in a process of its own."""
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, FEATURES), nn.ReLU(), nn.Linear(FEATURES, CLASSES))
+    X, y = rng.standard_normal((ROWS, 20)), rng.integers(0, CLASSES, ROWS)
+    before = _peak_gib()
+    model = LinearizedLaplaceClassifier(
+        net, prefit=True, parameters="last_layer", curvature="kron", prior_precision=1.0
+    )
+    start = time.perf_counter()
+    model.fit(X, y)
+    fitted = time.perf_counter()
+    fit_peak = _peak_gib()
+    p = model.predict_proba(X)
+    predicted = time.perf_counter()
+    assert p.shape == (ROWS, CLASSES)
+    return {
+        "fit": fitted - start,
+        "predict": predicted - fitted,
+        "before": before,
+        "fit_peak": fit_peak,
+        "peak": _peak_gib(),
+    }
+
+
+def _peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def _body(results: dict[str, dict], many: dict, threads: int) -> str:
+    rows = []
+    for structure, r in results.items():
+        for what in ("fit", "tuning", "fit and tuning", "predict"):
+            theirs, ours = r[what]
+            rows.append(
+                (
+                    f"{structure}, {what}",
+                    f"{theirs:.3f}",
+                    f"{ours:.3f}",
+                    f"{theirs / ours:.1f}",
+                )
+            )
+    table = markdown_table(("posterior, step", "laplace-torch, s", "skntk, s", "ratio"), rows)
+    found = markdown_table(
+        ("posterior", "prior precision", "evidence", "its evidence at ours", "accuracy", "apart"),
+        [
+            (
+                s,
+                "{:.4g} / {:.4g}".format(*r["precision"]),
+                "{:.2f} / {:.2f}".format(*r["evidence"]),
+                f"{r['evidence at ours']:.2f}",
+                "{:.4f} / {:.4f}".format(*r["accuracy"]),
+                f"{r['difference']:.1e}",
+            )
+            for s, r in results.items()
+        ],
+    )
+    return (
+        f"Digits, network 64-50-10, {TRAINING_ROWS} training rows, 597 test rows, {threads} "
+        "threads; medians (the full posterior of laplace-torch is tuned once). *Fit* is the "
+        "posterior at prior precision 1: for skntk with the covariance of the weights and the "
+        "evidence, which laplace-torch computes when they are first asked for. *Tuning* is by the "
+        "marginal likelihood, with the default settings of each; *predict* by the probit link, "
+        "after a first call.\n\n"
+        f"{table}\n\n"
+        "What they find, laplace-torch / skntk: prior precision, log marginal likelihood, that of "
+        "laplace-torch at the precision that skntk found, accuracy; and the largest difference of "
+        "their probabilities at prior precision 1 (float32 against float64).\n\n"
+        f"{found}\n\n"
+        f"**Last layer with {CLASSES} classes** ({FEATURES} features, Kronecker factors): fit on "
+        f"{ROWS} rows {many['fit']:.1f} s, peak {many['fit_peak']:.2f} GiB; prediction of {ROWS} "
+        f"rows {many['predict']:.2f} s, peak of the process {many['peak']:.2f} GiB, of which "
+        f"{many['before']:.2f} GiB are Python and its libraries (limit {LIMIT_GIB:g} GiB)."
+    )
+
+
+if __name__ == "__main__":
+    main()
