@@ -114,6 +114,8 @@ def _section(args: argparse.Namespace) -> str:
     """A run on part of the sets must not replace the section of the whole run."""
     if args.sets:
         return "uci_classification (chosen sets)"
+    if set(args.models.split(",")) != set(MODELS):
+        return "uci_classification (chosen models)"
     return "uci_classification" if args.half == "all" else f"uci_classification ({args.half} half)"
 
 

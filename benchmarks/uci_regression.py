@@ -103,6 +103,8 @@ def main() -> None:
                     print(_progress(record), flush=True)
     whole = set(sets) == set(SETS) and args.splits is None
     section = "uci_regression" if whole else "uci_regression (part)"
+    if whole and set(models) != set(MODELS):
+        section = "uci_regression (chosen models)"
     publish(section, _body(records, models, sets), write=not args.no_write)
 
 

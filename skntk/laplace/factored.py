@@ -16,6 +16,7 @@ from skntk.finite.uses import per_row_products
 from skntk.laplace.likelihoods import Likelihood
 from skntk.laplace.posterior import Curvature, Posterior, by_group, normal
 from skntk.laplace.tangent import Rows, Tangent, layer_shape
+from skntk.solvers import backends
 
 #: Parameters of a layer without Kronecker factors whose block is formed.
 _MOST = 4096
@@ -206,7 +207,7 @@ class KroneckerCurvature(FactoredCurvature):
 
 
 def _eigh(M: Tensor) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(M)
+    values, vectors = backends.for_device(M.device).eigh_(M.clone())
     return values.clamp_min(0), vectors
 
 
