@@ -179,17 +179,17 @@ REGRESSION: dict[str, Callable[[np.ndarray, np.ndarray], Predict]] = {
     f"ensemble of {MEMBERS}": partial(fit_regression, seeds=range(MEMBERS)),
     "MC dropout": partial(fit_regression, seeds=(0,), dropout=DROPOUT),
     "Laplace": laplace_regression,
-    "Laplace, kron": partial(laplace_regression, curvature="kron"),
-    "Laplace, last layer": partial(laplace_regression, parameters="last_layer"),
-    "Laplace, online": partial(laplace_regression, online=True),
+    "Laplace (kron)": partial(laplace_regression, curvature="kron"),
+    "Laplace (last layer)": partial(laplace_regression, parameters="last_layer"),
+    "Laplace (online)": partial(laplace_regression, online=True),
 }
 CLASSIFICATION: dict[str, Callable[[np.ndarray, np.ndarray], PredictProba]] = {
     "network": partial(fit_classification, seeds=(0,)),
     f"ensemble of {MEMBERS}": partial(fit_classification, seeds=range(MEMBERS)),
     "MC dropout": partial(fit_classification, seeds=(0,), dropout=DROPOUT),
     "Laplace": laplace_classification,
-    "Laplace, last layer": partial(laplace_classification, parameters="last_layer"),
-    "Laplace, online": partial(laplace_classification, online=True),
+    "Laplace (last layer)": partial(laplace_classification, parameters="last_layer"),
+    "Laplace (online)": partial(laplace_classification, online=True),
 }
 _NOTE = (
     f"The networks have one hidden layer of {UNITS} units and are trained alike by Adam, with"

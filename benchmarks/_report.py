@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -83,7 +84,7 @@ def command() -> str:
             if not joined:
                 next(arguments, None)
         else:
-            words.append(word)
+            words.append(shlex.quote(word))
     return " ".join(words)
 
 
