@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -12,7 +13,6 @@ import skorch
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
@@ -36,8 +36,10 @@ from skntk.training.base import PRECONDITIONERS, NetworkEstimator
 
 #: Parameters, or training outputs, up to which the full posterior is what "auto" takes.
 FULL_UP_TO = 4000
-#: Prior precisions that are tried on validation rows.
+#: Prior precisions that are tried on validation rows: every third, then the neighbours of the best.
 GRID = np.logspace(-4, 4, 25)
+#: Rows that are held out at the least, or a third if there are not so many.
+HELD_OUT = 50
 
 _KINDS: tuple[type[Curvature], ...] = (
     DenseCurvature,
@@ -64,7 +66,7 @@ class LaplaceEstimator(BaseEstimator):
         "curvature": [StrOptions({"auto", "full", "kron", "diag"})],
         "parameters": "no_validation",
         "prior_precision": [
-            StrOptions({"marginal_likelihood", "validation"}),
+            StrOptions({"auto", "marginal_likelihood", "validation"}),
             Interval(Real, 0, None, closed="neither"),
             "array-like",
         ],
@@ -76,6 +78,8 @@ class LaplaceEstimator(BaseEstimator):
         "verbose": ["verbose"],
     }
     _target_checks: ClassVar[dict[str, Any]]
+    #: Whether "auto" holds out rows where the network is trained here.
+    _holds_out: ClassVar[bool]
     #: The estimator that trains a network.
     _trainer: ClassVar[type[NetworkEstimator]]
 
@@ -125,24 +129,47 @@ class LaplaceEstimator(BaseEstimator):
 
     def _fit(self, X: Any, y: Any, row_weight: Any, classes: Any, X_val: Any, y_val: Any) -> None:
         """Train the network, unless it is trained, and fit the posterior."""
+        self.criterion_ = self._chosen_criterion(X_val is not None)
         self._check_combination(X_val, y_val)
         rows, y = self._rows(X, y)
         weights = self._weights(row_weight, rows)
         held = None if X_val is None else self._rows(X_val, y_val, reset=False)
-        if self._by_held_out and held is None and not self.prefit:
-            rows, y, weights, held = self._split(rows, y, weights)
+        if self._by_held_out and held is None:
+            self._tune_by_held_out(rows, y)
         self.network_ = self.module if self.prefit else self._trained(rows, y)
+        self._around(rows, y, weights, classes)
+        self._tune(None if held is None else (held[0], self._encoded(held[1])))
+
+    def _tune_by_held_out(self, rows: Tensor, y: Any) -> None:
+        """Train on a part of the rows, and choose the hyperparameters by the others."""
+        out = self._hold_out(y)
+        self.network_ = self._trained(rows[~out], y[~out])
+        self._around(rows[~out], y[~out], np.ones(int((~out).sum())), None)
+        self._tune((rows[out], self._encoded(y[out])))
+
+    def _around(self, rows: Tensor, y: Any, weights: np.ndarray, classes: Any) -> None:
+        """Sum the curvature of rows around a trained network."""
         module = _trained_module(self.network_)
         self._read_network(y, classes)
         _check_finite(module)
         self._check_rows(module, rows)
         self._start(module, rows, self._encoded(y))
         self._add(rows, self._encoded(y), weights)
-        self._tune(None if held is None else (held[0], self._encoded(held[1])))
+
+    def _chosen_criterion(self, given: bool) -> str:
+        """What finds the prior precision; `given` is whether there are validation rows."""
+        if not isinstance(self.prior_precision, str):
+            return "none"
+        if self.prior_precision != "auto":
+            return self.prior_precision
+        alone = self._holds_out and not self.prefit and not self.online
+        if self.prior_structure == "scalar" and (given or alone):
+            return "validation"
+        return "marginal_likelihood"
 
     @property
     def _by_held_out(self) -> bool:
-        return isinstance(self.prior_precision, str) and self.prior_precision == "validation"
+        return self.criterion_ == "validation"
 
     def _check_combination(self, X_val: Any, y_val: Any) -> None:
         by_validation = self._by_held_out
@@ -193,25 +220,30 @@ class LaplaceEstimator(BaseEstimator):
             )
         return weights
 
-    def _split(self, rows: Tensor, y: Any, weights: np.ndarray) -> Any:
-        """Hold out rows for validation, before anything is trained."""
-        if len(y) < 2:
+    def _hold_out(self, y: Any) -> np.ndarray:
+        """Which rows are held out: (n,) of bool."""
+        n = len(y)
+        if n < 2:
             raise ValueError(
-                f"prior_precision='validation' holds out rows, but there is n_samples={len(y)}."
+                f"prior_precision={self.prior_precision!r} holds out rows for validation, but "
+                f"there is n_samples={n}; pass 'marginal_likelihood', or a number."
             )
-        seed = check_random_state(self.random_state).randint(2**31 - 1)
-        stratify = y if self._stratified(y) else None
-        train, test = train_test_split(
-            np.arange(len(y)),
-            test_size=max(self.validation_fraction, 1 / len(y)),
-            random_state=seed,
-            stratify=stratify,
-        )
-        train, test = np.sort(train), np.sort(test)
-        return rows[train], y[train], weights[train], (rows[test], y[test])
+        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
+        share = max(self.validation_fraction, min(HELD_OUT / n, 1 / 3))
+        out = np.zeros(n, dtype=bool)
+        for rows in self._strata(y):
+            number = min(round(share * len(rows)), len(rows) - 1)
+            out[rng.permutation(rows)[:number]] = True
+        if not out.any():
+            raise ValueError(
+                f"prior_precision={self.prior_precision!r} holds out rows for validation, but none "
+                f"of these {n} can be spared; pass 'marginal_likelihood', or a number."
+            )
+        return out
 
-    def _stratified(self, y: Any) -> bool:
-        return False
+    def _strata(self, y: Any) -> list[np.ndarray]:
+        """Rows of which the same share is held out, and at least one is not."""
+        return [np.arange(len(y))]
 
     def _trained(self, rows: Tensor, y: Any) -> Any:
         trainer = self.module
@@ -330,19 +362,26 @@ class LaplaceEstimator(BaseEstimator):
         tangent = self._curvature.tangent
         c = self._validation_scale(tangent, X, targets) if scale is None else scale
         mean = tangent.outputs(X)
-        scores = []
-        for tau in GRID:
-            precision = torch.full_like(evidence.squares, tau)
-            posterior = evidence.posterior(precision, c)
-            scores.append(self._held_out(mean, posterior.variance(X), targets, c))
-        self.validation_scores_ = np.array(scores)
+        scores = np.full(len(GRID), np.nan)
+
+        def try_at(places: Iterable[int]) -> None:
+            for i in places:
+                precision = torch.full_like(evidence.squares, GRID[i])
+                variance = evidence.posterior(precision, c).variance(X)
+                scores[i] = self._held_out(mean, variance, targets, c)
+
+        try_at(range(0, len(GRID), 3))
+        if np.isfinite(scores).any():
+            best = int(np.nanargmax(scores))
+            try_at(i for i in range(best - 2, best + 3) if i % 3 and 0 <= i < len(GRID))
+        self.validation_scores_ = scores
         if not np.isfinite(scores).any():
             raise ValueError(
                 "no prior precision gives the validation rows a finite log-likelihood: look for "
                 "targets far from the predictions, or pass prior_precision as a number."
             )
-        best = GRID[int(np.nanargmax(np.where(np.isfinite(scores), scores, -np.inf)))]
-        return torch.full_like(evidence.squares, best), c
+        best = int(np.nanargmax(np.where(np.isfinite(scores), scores, -np.inf)))
+        return torch.full_like(evidence.squares, GRID[best]), c
 
     def _note(self, found: Optimum) -> None:
         """Store what was found as fitted attributes."""

@@ -46,10 +46,11 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
     parameters : "last_layer", sequence of str, or callable, optional
         Which parameters are uncertain: the last layer's, those of some names or submodules, or
         those whose name passes a test; by default all that require gradients.
-    prior_precision : {"marginal_likelihood", "validation"}, float or array, \
-            default="marginal_likelihood"
-        Precision of the normal prior of the weights, around zero: found by the evidence, or by the
-        log-likelihood of held out rows on a grid from 1e-4 to 1e4, or given.
+    prior_precision : {"auto", "marginal_likelihood", "validation"}, float or array, default="auto"
+        Precision of the normal prior of the weights, around zero: found by the evidence; by the
+        log-likelihood of rows that the network was not trained on, on a grid from 1e-4 to 1e4; or
+        given. "auto" is "validation" where a network is trained here or validation rows are given,
+        else "marginal_likelihood", and so with `online` or several precisions.
     prior_structure : {"scalar", "layer", "parameter"}, default="scalar"
         One precision for all parameters, for each layer, or for each parameter (not with "kron").
     link : {"probit", "bridge", "mc"}, default="probit"
@@ -61,7 +62,8 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
         Tune the prior during training, and train with the weight decay that it implies (Immer et
         al. 2021), so that the evidence compares networks at their own optimum.
     validation_fraction : float, default=0.1
-        Rows that ``prior_precision="validation"`` holds out before training.
+        Share of the rows that "validation" holds out, at least 50 of them or a third; with what
+        they tell, the network is trained again on all rows.
     input_shape : tuple of int, optional
         Shape of one input, such as (C, H, W), for rows that come flat.
     random_state : int, RandomState or None, default=None
@@ -79,14 +81,16 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
         Its module.
     curvature_ : str
         The structure that "auto" chose.
+    criterion_ : {"marginal_likelihood", "validation", "none"}
+        What found the prior precision.
     prior_precision_ : float or ndarray
         As found or given, in the order of the layers or of ``named_parameters()``.
     n_effective_parameters_ : float
         How many the data determine, :math:`P - tr(T \Sigma)`.
     log_marginal_likelihood_ : float
         Of the labels, in nats.
-    validation_scores_ : ndarray
-        Log-likelihoods of the held out rows on the grid, if they were used.
+    validation_scores_ : ndarray of shape (25,)
+        Log-likelihoods of the held out rows on the grid, if they were used; NaN where not tried.
     n_features_in_, feature_names_in_
         As of scikit-learn.
 
@@ -116,6 +120,7 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
         "n_samples": [Interval(Integral, 1, None, closed="left")],
     }
     _target_checks: ClassVar[dict[str, Any]] = {}
+    _holds_out = True
     _trainer = NetworkClassifier
 
     def __init__(
@@ -125,7 +130,7 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
         prefit: bool = False,
         curvature: str = "auto",
         parameters: Any = None,
-        prior_precision: Any = "marginal_likelihood",
+        prior_precision: Any = "auto",
         prior_structure: str = "scalar",
         link: str = "probit",
         n_samples: int = 100,
@@ -269,10 +274,9 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
             )
         return torch.as_tensor(codes)
 
-    def _stratified(self, y: Any) -> bool:
-        counts = np.unique(y, return_counts=True)[1]
-        held = max(self.validation_fraction * len(y), 1)
-        return bool(counts.min() >= 2) and len(counts) <= min(held, len(y) - held)
+    def _strata(self, y: Any) -> list[np.ndarray]:
+        check_classification_targets(y)
+        return [np.flatnonzero(y == label) for label in np.unique(y)]
 
     def _likelihood_of(self, tangent: Tangent, X: Tensor, T: Tensor) -> Likelihood:
         return Categorical()

@@ -22,10 +22,12 @@ _PLAIN = (
     "_scale",
     "_loss",
     "classes_",
+    "criterion_",
     "curvature_",
     "n_features_in_",
     "feature_names_in_",
     "validation_scores_",
+    "_chosen",
 )
 
 

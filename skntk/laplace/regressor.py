@@ -42,10 +42,10 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
     parameters : "last_layer", sequence of str, or callable, optional
         Which parameters are uncertain: the last layer's, those of some names or submodules, or
         those whose name passes a test; by default all that require gradients.
-    prior_precision : {"marginal_likelihood", "validation"}, float or array, \
-            default="marginal_likelihood"
-        Precision of the normal prior of the weights, around zero: found by the evidence, or by the
-        log-likelihood of held out rows on a grid from 1e-4 to 1e4, or given.
+    prior_precision : {"auto", "marginal_likelihood", "validation"}, float or array, default="auto"
+        Precision of the normal prior of the weights, around zero: found by the evidence; by the
+        log-likelihood of rows that the network was not trained on, on a grid from 1e-4 to 1e4; or
+        given. "auto" is "validation" where validation rows are given, else "marginal_likelihood".
     prior_structure : {"scalar", "layer", "parameter"}, default="scalar"
         One precision for all parameters, for each layer, or for each parameter (not with "kron").
     noise_variance : "auto", float or array of shape (k,), default="auto"
@@ -56,7 +56,8 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
         Tune the prior and the noise during training, and train with the weight decay that they
         imply (Immer et al. 2021), so that the evidence compares networks at their own optimum.
     validation_fraction : float, default=0.1
-        Rows that ``prior_precision="validation"`` holds out before training.
+        Share of the rows that "validation" holds out, at least 50 of them or a third; with what
+        they tell, the network is trained again on all rows.
     input_shape : tuple of int, optional
         Shape of one input, such as (C, H, W), for rows that come flat.
     random_state : int, RandomState or None, default=None
@@ -72,6 +73,8 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
         Its module.
     curvature_ : str
         The structure that "auto" chose.
+    criterion_ : {"marginal_likelihood", "validation", "none"}
+        What found the prior precision.
     prior_precision_ : float or ndarray
         As found or given, in the order of the layers or of ``named_parameters()``.
     noise_variance_ : float or ndarray of shape (k,)
@@ -80,8 +83,8 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
         How many the data determine, :math:`P - tr(T \Sigma)`.
     log_marginal_likelihood_ : float
         Of y in its units, in nats.
-    validation_scores_ : ndarray
-        Log-likelihoods of the held out rows on the grid, if they were used.
+    validation_scores_ : ndarray of shape (25,)
+        Log-likelihoods of the held out rows on the grid, if they were used; NaN where not tried.
     n_features_in_, feature_names_in_
         As of scikit-learn.
 
@@ -114,6 +117,7 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
         ],
     }
     _target_checks: ClassVar[dict[str, Any]] = {"multi_output": True, "y_numeric": True}
+    _holds_out = False
     _trainer = NetworkRegressor
 
     def __init__(
@@ -123,7 +127,7 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
         prefit: bool = False,
         curvature: str = "auto",
         parameters: Any = None,
-        prior_precision: Any = "marginal_likelihood",
+        prior_precision: Any = "auto",
         prior_structure: str = "scalar",
         noise_variance: Any = "auto",
         online: bool = False,

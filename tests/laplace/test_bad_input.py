@@ -162,7 +162,7 @@ def test_weights_and_validation_rows():
     with pytest.raises(ValueError, match="belong together"):
         kind(net(1), prefit=True, prior_precision="validation").fit(X, T, X_val=X)
     with pytest.raises(ValueError, match="leave it out"):
-        kind(net(1), prefit=True).fit(X, T, X_val=X, y_val=T)
+        kind(net(1), prefit=True, prior_precision=1.0).fit(X, T, X_val=X, y_val=T)
     with pytest.raises(ValueError, match="y has shape"):
         kind(net(1), prefit=True).fit(X, T).partial_fit(X, np.column_stack([T, T]))
     with pytest.raises(ValueError, match="does not know"):

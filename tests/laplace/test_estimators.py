@@ -223,13 +223,14 @@ def test_images(seed):
     X, y = rng.standard_normal((20, 1, 6, 6)), np.arange(20) % 2
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
     trained = NetworkClassifier(module=net, max_epochs=3, random_state=0)
-    images = LinearizedLaplaceClassifier(trained, random_state=0).fit(X, y)
-    flat = LinearizedLaplaceClassifier(net, input_shape=(1, 6, 6), random_state=0, curvature="kron")
+    images = LinearizedLaplaceClassifier(trained, prior_precision=1.0).fit(X, y)
     assert images.predict_proba(X).shape == (20, 2)
     with pytest.raises(ValueError, match="input_shape"):
         LinearizedLaplaceClassifier(net, prefit=True, input_shape=(1, 5, 5)).fit(X, y)
     module = images.module_
-    flat = LinearizedLaplaceClassifier(module, prefit=True, input_shape=(1, 6, 6))
+    flat = LinearizedLaplaceClassifier(
+        module, prefit=True, input_shape=(1, 6, 6), prior_precision=1.0
+    )
     flat.fit(X.reshape(20, -1), y)
     np.testing.assert_allclose(
         flat.predict_proba(X.reshape(20, -1)), images.predict_proba(X), rtol=1e-6

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from torch import nn
 
-from skntk import LinearizedLaplaceClassifier, LinearizedLaplaceRegressor
+from skntk import LinearizedLaplaceClassifier, LinearizedLaplaceRegressor, NetworkClassifier
 from skntk.core import SkntkWarning
 from skntk.laplace.evidence import COSTLY_TOLERANCE
 
@@ -117,16 +118,17 @@ def test_validation(problem):
     model = LinearizedLaplaceRegressor(net, prefit=True, prior_precision="validation")
     model.fit(X[:20], y[:20], X_val=X[20:], y_val=y[20:])
     assert len(model.validation_scores_) == 25
+    assert np.isfinite(model.validation_scores_).sum() >= 11
     residual = y[20:] - model.predict(X[20:])
     np.testing.assert_allclose(model.noise_variance_, np.mean(residual**2), rtol=1e-9)
     mean, std = model.predict(X[20:], return_std=True)
     total = std**2 + model.noise_variance_
     score = np.mean(-0.5 * (np.log(2 * np.pi * total) + (y[20:] - mean) ** 2 / total))
-    np.testing.assert_allclose(score, model.validation_scores_.max(), rtol=1e-9)
+    np.testing.assert_allclose(score, np.nanmax(model.validation_scores_), rtol=1e-9)
     best = LinearizedLaplaceClassifier(classes, prefit=True, prior_precision="validation")
     best.fit(X[:20], labels[:20], X_val=X[20:], y_val=labels[20:])
     p = best.predict_proba(X[20:])[np.arange(10), labels[20:]]
-    np.testing.assert_allclose(np.log(p).mean(), best.validation_scores_.max(), rtol=1e-9)
+    np.testing.assert_allclose(np.log(p).mean(), np.nanmax(best.validation_scores_), rtol=1e-9)
 
 
 def test_prior_and_noise_not_told_apart(seed):
@@ -146,3 +148,30 @@ def test_noise_explains_all(seed):
     net = nn.Linear(3, 1).double()
     with pytest.warns(SkntkWarning, match="noise explains all"):
         LinearizedLaplaceRegressor(net, prefit=True, noise_variance=1e12).fit(X, y)
+
+
+def test_auto():
+    """Held out rows where a classifier is trained here or they are given; else the evidence."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((60, 3)), np.arange(60) % 3
+    net = NetworkClassifier(depth=1, width=5, max_epochs=3, random_state=0)
+    model = LinearizedLaplaceClassifier(net, random_state=0).fit(X, y)
+    assert model.criterion_ == "validation"
+    # the network that stays is trained on all rows
+    np.testing.assert_array_equal(
+        model.network_.predict_proba(X), clone(net).fit(X, y).predict_proba(X)
+    )
+    assert model._counts.rows == 60
+    trained = model.module_
+    cases = [
+        (LinearizedLaplaceClassifier(trained, prefit=True), {}, "marginal_likelihood"),
+        (LinearizedLaplaceClassifier(trained, prefit=True), {"X_val": X, "y_val": y}, "validation"),
+        (LinearizedLaplaceClassifier(net, online=True), {}, "marginal_likelihood"),
+        (LinearizedLaplaceClassifier(net, prior_structure="layer"), {}, "marginal_likelihood"),
+        (LinearizedLaplaceClassifier(net, prior_precision=1.0), {}, "none"),
+    ]
+    for model, more, expected in cases:
+        assert model.fit(X, y, **more).criterion_ == expected
+    few = LinearizedLaplaceClassifier(net, random_state=0)
+    with pytest.raises(ValueError, match="none of these 3 can be spared"):
+        few.fit(X[:3], y[:3])
