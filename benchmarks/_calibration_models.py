@@ -155,6 +155,7 @@ def scores(model: Any, rows: Case) -> dict[str, Any]:
     return {
         "held_nll": nll(*rows.held),
         "accuracy": float((labels[P.argmax(1)] == y).mean()),
+        "confidence": float(P.max(1).mean()),
         "nll": negative_log_likelihood(y, P, labels),
         "ece": expected_calibration_error(y, P, BINS, labels),
         "brier": brier_score(y, P, labels),

@@ -2,12 +2,12 @@ r"""
 Calibration on digits
 =====================
 
-A network that is trained to the end is right on most digits, and surer than it should be. Its
-posterior by linearized Laplace makes the probabilities of the same network honest, and lower on
-images that are no digits. The baseline is temperature scaling, which needs held out rows for its
-one number; the marginal likelihood needs none. Asserted: equal accuracy, lower negative log-
-likelihood and calibration error than the network alone; images that are not digits are told apart
-at least as well.
+A network that is trained to the end is right on most digits, and surer than it should be. With the
+posterior of linearized Laplace the same network gives probabilities that are honest, and lower ones
+on images that are no digits. What matters is the prior: chosen by rows that the network has not
+seen, it competes with temperature scaling, the baseline; chosen by the marginal likelihood of the
+training rows, where this network's loss is zero, it makes the probabilities far less sure than they
+should be. All of that is asserted.
 """
 
 import matplotlib.pyplot as plt
@@ -40,14 +40,22 @@ X_train, X_test, y_train, y_test = train_test_split(
 X_held, X_test, y_held, y_test = train_test_split(
     X_test, y_test, train_size=200, stratify=y_test, random_state=0
 )
-network = NetworkClassifier(depth=1, width=50, max_epochs=300, random_state=0).fit(X_train, y_train)
+network = NetworkClassifier(
+    depth=1, width=50, learning_rate=0.03, max_epochs=600, random_state=0
+).fit(X_train, y_train)
+
+
+def laplace(**options):
+    return LinearizedLaplaceClassifier(network, prefit=True, curvature="kron", **options)
+
+
+held = {"X_val": X_held, "y_val": y_held}
 models = {
     "network alone": network,
     "temperature scaling": TemperatureScaling(network).fit(X_held, y_held),
-    "Laplace, last layer": LinearizedLaplaceClassifier(
-        network, prefit=True, parameters="last_layer"
-    ).fit(X_train, y_train),
-    "Laplace, all layers": LinearizedLaplaceClassifier(network, prefit=True).fit(X_train, y_train),
+    "Laplace, held out rows": laplace().fit(X_train, y_train, **held),
+    "last layer, held out rows": laplace(parameters="last_layer").fit(X_train, y_train, **held),
+    "Laplace, evidence": laplace(prior_precision="marginal_likelihood").fit(X_train, y_train),
 }
 
 # %%
@@ -83,16 +91,23 @@ print(table.round(4).to_string())
 # Pictures of it
 # --------------
 
-names = ("network alone", "Laplace, all layers")
-display = ReliabilityDisplay.from_estimator(network, X_test, y_test, name=names[0])
-ReliabilityDisplay.from_estimator(models[names[1]], X_test, y_test, name=names[1], ax=display.ax_)
+axis = None
+for name in ("network alone", "Laplace, held out rows", "Laplace, evidence"):
+    display = ReliabilityDisplay.from_estimator(models[name], X_test, y_test, name=name, ax=axis)
+    axis = display.ax_
 plt.show()
 
-display = OODDisplay.from_estimator(network, X_test, foreign, name=names[0])
-OODDisplay.from_estimator(models[names[1]], X_test, foreign, name=names[1], ax=display.ax_)
+axis = None
+for name in ("network alone", "Laplace, held out rows"):
+    display = OODDisplay.from_estimator(models[name], X_test, foreign, name=name, ax=axis)
+    axis = display.ax_
 plt.show()
 
-alone, laplace = table.loc["network alone"], table.loc["Laplace, all layers"]
-assert abs(alone["accuracy"] - laplace["accuracy"]) < 0.01
-assert laplace["NLL"] < alone["NLL"]
-assert laplace["OOD AUROC"] > alone["OOD AUROC"] - 0.01
+alone, best = table.loc["network alone"], table.loc["Laplace, held out rows"]
+assert abs(alone["accuracy"] - best["accuracy"]) < 0.01
+assert best["NLL"] < alone["NLL"]
+assert best["ECE"] < alone["ECE"]
+assert best["OOD AUROC"] > alone["OOD AUROC"] - 0.01
+sure = models["Laplace, evidence"].predict_proba(X_test).max(1).mean()
+print(f"mean confidence with the prior by evidence: {sure:.2f}")
+assert sure < table.loc["Laplace, evidence", "accuracy"] - 0.2

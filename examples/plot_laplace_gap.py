@@ -33,27 +33,34 @@ grid = np.linspace(-3, 3, 241)[:, None]
 # %%
 # Five models
 # -----------
-# One network, trained once: the three posteriors are around the same weights, and their mean is the
-# network's. Prior and noise are those of the largest marginal likelihood.
+# One network, trained with the weight decay that the marginal likelihood asks for
+# (``online=True``): the three posteriors are around the same weights, their mean is the network's,
+# and their noise that of the first.
 
 network = NetworkRegressor(
-    depth=2, width=30, activation="tanh", bias_std=1.0, max_epochs=1500, random_state=0
-).fit(x, y)
+    depth=2, width=30, activation="tanh", bias_std=1.0, max_epochs=1000, random_state=0
+)
+full = LinearizedLaplaceRegressor(network, online=True).fit(x, y)
+around = {"prefit": True, "noise_variance": full.noise_variance_}
 models = {
-    "Laplace, full": LinearizedLaplaceRegressor(network, prefit=True),
+    "Laplace, full": full,
     "Laplace, last layer": LinearizedLaplaceRegressor(
-        network, prefit=True, parameters="last_layer"
+        full.network_, parameters="last_layer", **around
+    ).fit(x, y),
+    "Laplace, diagonal": LinearizedLaplaceRegressor(full.network_, curvature="diag", **around).fit(
+        x, y
     ),
-    "Laplace, diagonal": LinearizedLaplaceRegressor(network, prefit=True, curvature="diag"),
-    "infinite width": NTKRegressor(activation="erf", tuning="marginal_likelihood"),
+    "infinite width": NTKRegressor(activation="erf", kind="nngp", tuning="marginal_likelihood").fit(
+        x, y
+    ),
     "Gaussian process, RBF": GaussianProcessRegressor(
         ConstantKernel() * RBF() + WhiteKernel(), normalize_y=True, n_restarts_optimizer=2
-    ),
+    ).fit(x, y),
 }
 stds = {}
 figure, axes = plt.subplots(2, 3, figsize=(12, 6.5), sharex=True, sharey=True, layout="constrained")
 for ax, (name, model) in zip(axes.flat, models.items(), strict=False):
-    mean, std = model.fit(x, y).predict(grid, return_std=True)
+    mean, std = model.predict(grid, return_std=True)
     stds[name] = std
     ax.fill_between(grid[:, 0], mean - 2 * std, mean + 2 * std, color="0.8", label="± 2 std")
     ax.plot(grid[:, 0], truth(grid[:, 0]), "k:", lw=1, label="truth")
@@ -61,7 +68,6 @@ for ax, (name, model) in zip(axes.flat, models.items(), strict=False):
     ax.plot(x[:, 0], y, "o", mfc="white", mec="k", ms=3, label="data")
     ax.set(title=name, ylim=(-3, 3))
 axes[0, 0].legend(ncols=2, fontsize=8, loc="lower right")
-full = models["Laplace, full"]
 draws = full.sample_y(grid, n_samples=6, random_state=0)
 axes[1, 2].plot(grid[:, 0], draws, "k-", lw=0.7)
 axes[1, 2].plot(x[:, 0], y, "o", mfc="white", mec="k", ms=3)

@@ -270,9 +270,9 @@ def _warn(evidence: Evidence, scale: float | None, found: Optimum) -> None:
     gamma, N = float(found.posterior.effective.sum()), evidence.n_targets
     if scale is None and gamma > _ALL * N:
         warnings.warn(
-            f"the data do not tell prior and noise apart: the network has {gamma:.4g} effective "
-            f"parameters for {N} targets, so that it explains them without noise (noise variance "
-            f"{found.scale:.3g} of the targets'). Pass noise_variance=, or train less.",
+            f"the data do not tell prior and noise apart: {gamma:.4g} effective parameters take up "
+            f"all of {N} targets, so that prior_precision_ and noise_variance_ mean little. Pass "
+            "noise_variance=, train less, or take another curvature.",
             SkntkWarning,
             stacklevel=4,
         )
