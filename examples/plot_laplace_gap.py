@@ -50,7 +50,7 @@ models = {
     "Laplace, diagonal": LinearizedLaplaceRegressor(full.network_, curvature="diag", **around).fit(
         x, y
     ),
-    "infinite width": NTKRegressor(activation="erf", kind="nngp", tuning="marginal_likelihood").fit(
+    "infinite width": NTKRegressor(depth=2, activation="erf", tuning="marginal_likelihood").fit(
         x, y
     ),
     "Gaussian process, RBF": GaussianProcessRegressor(
