@@ -4,49 +4,32 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import skorch
 import torch
-from sklearn.base import BaseEstimator, clone
-from sklearn.exceptions import NotFittedError
+from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from skntk.core import TrainingDivergedError
 from skntk.finite.network import NetworkInputs, eval_mode, naming_failures
 from skntk.finite.network import evaluate as evaluate_module
-from skntk.laplace.dense import DenseCurvature
 from skntk.laplace.differentiable import differentiable_posterior
 from skntk.laplace.evidence import Evidence, Optimum, evaluate, maximize
-from skntk.laplace.factored import DiagonalCurvature, KroneckerCurvature
-from skntk.laplace.function_space import FunctionSpaceCurvature
+from skntk.laplace.held_out import best_precision, hold_out
 from skntk.laplace.keeping import restore, state_of
-from skntk.laplace.likelihoods import Categorical, Counts, Gaussian, Likelihood
+from skntk.laplace.likelihoods import Categorical, Counts, Likelihood
+from skntk.laplace.networks import check_finite, trained_module, unfitted
 from skntk.laplace.online import OnlineEvidence
-from skntk.laplace.posterior import Curvature
+from skntk.laplace.structures import KINDS, chosen_curvature
 from skntk.laplace.tangent import Tangent
 from skntk.machines.networks import as_rows, check_outputs
 from skntk.machines.validation import Interval, StrOptions
-from skntk.training.base import PRECONDITIONERS, NetworkEstimator
-
-#: Parameters, or training outputs, up to which the full posterior is what "auto" takes.
-FULL_UP_TO = 4000
-#: Prior precisions that are tried on validation rows: every third, then the neighbours of the best.
-GRID = np.logspace(-4, 4, 25)
-#: Rows that are held out at the least, or a third if there are not so many.
-HELD_OUT = 50
-
-_KINDS: tuple[type[Curvature], ...] = (
-    DenseCurvature,
-    FunctionSpaceCurvature,
-    KroneckerCurvature,
-    DiagonalCurvature,
-)
+from skntk.training.base import NetworkEstimator
 
 
 class Uncertainty(NamedTuple):
@@ -142,18 +125,28 @@ class LaplaceEstimator(BaseEstimator):
 
     def _tune_by_held_out(self, rows: Tensor, y: Any) -> None:
         """Train on a part of the rows, and choose the hyperparameters by the others."""
-        out = self._hold_out(y)
+        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
+        out = hold_out(self._strata(y), self.validation_fraction, rng)
         self.network_ = self._trained(rows[~out], y[~out])
         self._around(rows[~out], y[~out], np.ones(int((~out).sum())), None)
         self._tune((rows[out], self._encoded(y[out])))
 
     def _around(self, rows: Tensor, y: Any, weights: np.ndarray, classes: Any) -> None:
         """Sum the curvature of rows around a trained network."""
-        module = _trained_module(self.network_)
+        module = trained_module(self.network_)
         self._read_network(y, classes)
-        _check_finite(module)
+        check_finite(module)
         self._check_rows(module, rows)
-        self._start(module, rows, self._encoded(y))
+        targets = self._encoded(y)
+        self.curvature_, self._curvature = chosen_curvature(
+            module,
+            rows,
+            lambda tangent: self._likelihood_of(tangent, rows, targets),
+            curvature=self.curvature,
+            parameters=self.parameters,
+            prior_structure=self.prior_structure,
+        )
+        self._loss, self._counts = 0.0, Counts()
         self._add(rows, self._encoded(y), weights)
 
     def _chosen_criterion(self, given: bool) -> str:
@@ -220,79 +213,22 @@ class LaplaceEstimator(BaseEstimator):
             )
         return weights
 
-    def _hold_out(self, y: Any) -> np.ndarray:
-        """Which rows are held out: (n,) of bool."""
-        n = len(y)
-        if n < 2:
-            raise ValueError(
-                f"prior_precision={self.prior_precision!r} holds out rows for validation, but "
-                f"there is n_samples={n}; pass 'marginal_likelihood', or a number."
-            )
-        rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
-        share = max(self.validation_fraction, min(HELD_OUT / n, 1 / 3))
-        out = np.zeros(n, dtype=bool)
-        for rows in self._strata(y):
-            number = min(round(share * len(rows)), len(rows) - 1)
-            out[rng.permutation(rows)[:number]] = True
-        if not out.any():
-            raise ValueError(
-                f"prior_precision={self.prior_precision!r} holds out rows for validation, but none "
-                f"of these {n} can be spared; pass 'marginal_likelihood', or a number."
-            )
-        return out
-
     def _strata(self, y: Any) -> list[np.ndarray]:
         """Rows of which the same share is held out, and at least one is not."""
         return [np.arange(len(y))]
 
     def _trained(self, rows: Tensor, y: Any) -> Any:
-        trainer = self.module
-        if trainer is None or isinstance(trainer, nn.Module | type):
-            trainer = self._trainer(module=trainer, random_state=self.random_state)
-        if not isinstance(trainer, self._trainer):
-            raise TypeError(
-                f"module={trainer!r} must be a {self._trainer.__name__}, a torch.nn.Module class "
-                "or instance, or None; a fitted net needs prefit=True."
-            )
-        trainer = clone(trainer)
+        """A copy of the network, trained on rows."""
+        callbacks = []
         if self.online:
-            if trainer.optimizer in PRECONDITIONERS:
-                raise ValueError(
-                    f"online=True needs an optimizer whose weight decay is that of the loss, not "
-                    f"{trainer.optimizer!r}; pass optimizer='adam', 'sgd' or 'gd'."
-                )
-            evidence = OnlineEvidence(self.curvature, self.prior_structure, self.parameters)
-            trainer.set_params(callbacks=[*(trainer.callbacks or []), evidence])
+            callbacks = [OnlineEvidence(self.curvature, self.prior_structure, self.parameters)]
+        options = {"random_state": self.random_state, "verbose": self.verbose}
+        trainer = unfitted(self.module, self._trainer, callbacks, **options)
         return trainer.fit(rows.numpy(), y)
 
     def _check_rows(self, module: nn.Module, rows: Tensor) -> None:
         like = next(iter(module.parameters()), torch.empty(0))
         check_outputs(module, rows.to(like), self._n_outputs, "y")
-
-    def _start(self, module: nn.Module, rows: Tensor, targets: Tensor) -> None:
-        """Choose the structure of the curvature, and begin with none."""
-        tangent = Tangent(module, self.parameters, rows)
-        likelihood = self._likelihood_of(tangent, rows, targets)
-        rank = self._n_outputs - (0 if likelihood.noisy else 1)
-        parameters, outputs = tangent.n_parameters, len(rows) * max(rank, 1)
-        chosen = self.curvature
-        if chosen == "auto":
-            small = min(parameters, outputs) <= FULL_UP_TO
-            chosen = "full" if small or _exact_by_factors(tangent, likelihood) else "kron"
-        curvature: Curvature
-        if chosen == "diag":
-            curvature = DiagonalCurvature(tangent, likelihood)
-        elif chosen == "kron":
-            tangent = Tangent(module, self.parameters, rows, split_bias=True)
-            curvature = KroneckerCurvature(tangent, likelihood)
-        elif _exact_by_factors(tangent, likelihood) and self.prior_structure != "parameter":
-            curvature = KroneckerCurvature(tangent, likelihood)
-        elif parameters <= outputs or self.prior_structure != "scalar":
-            curvature = DenseCurvature(tangent, likelihood)
-        else:
-            curvature = FunctionSpaceCurvature(tangent, likelihood)
-        self.curvature_, self._curvature = chosen, curvature
-        self._loss, self._counts = 0.0, Counts()
 
     def _add(self, rows: Tensor, targets: Tensor, weights: np.ndarray) -> None:
         """Take in rows."""
@@ -300,7 +236,9 @@ class LaplaceEstimator(BaseEstimator):
         device = next(iter(curvature.tangent.weights.values())).device
         given = torch.as_tensor(weights, dtype=torch.float64, device=device)
         targets = targets.to(device)
+        progress = tqdm(total=len(rows), unit="row", disable=not self.verbose)
         for block in curvature.tangent.blocks(rows.to(device)):
+            progress.update(len(block.outputs))
             if not torch.isfinite(block.outputs).all():
                 raise TrainingDivergedError(
                     "the outputs of the network are not finite on the training rows: it has "
@@ -310,6 +248,7 @@ class LaplaceEstimator(BaseEstimator):
                 block.outputs, targets[block.at], given[block.at]
             )
             curvature.add(block, given[block.at])
+        progress.close()
         self._counts.add(given)
 
     def _add_rows(self, X: Any, y: Any, row_weight: Any) -> None:
@@ -358,30 +297,14 @@ class LaplaceEstimator(BaseEstimator):
     def _by_validation(
         self, evidence: Evidence, scale: float | None, X: Tensor, targets: Tensor
     ) -> tuple[Tensor, float]:
-        """Prior precision with the largest log-likelihood of held out rows."""
+        """Prior precision and noise that held out rows ask for."""
         tangent = self._curvature.tangent
         c = self._validation_scale(tangent, X, targets) if scale is None else scale
         mean = tangent.outputs(X)
-        scores = np.full(len(GRID), np.nan)
-
-        def try_at(places: Iterable[int]) -> None:
-            for i in places:
-                precision = torch.full_like(evidence.squares, GRID[i])
-                variance = evidence.posterior(precision, c).variance(X)
-                scores[i] = self._held_out(mean, variance, targets, c)
-
-        try_at(range(0, len(GRID), 3))
-        if np.isfinite(scores).any():
-            best = int(np.nanargmax(scores))
-            try_at(i for i in range(best - 2, best + 3) if i % 3 and 0 <= i < len(GRID))
-        self.validation_scores_ = scores
-        if not np.isfinite(scores).any():
-            raise ValueError(
-                "no prior precision gives the validation rows a finite log-likelihood: look for "
-                "targets far from the predictions, or pass prior_precision as a number."
-            )
-        best = int(np.nanargmax(np.where(np.isfinite(scores), scores, -np.inf)))
-        return torch.full_like(evidence.squares, GRID[best]), c
+        precision, self.validation_scores_ = best_precision(
+            evidence, c, X, lambda variance: self._held_out(mean, variance, targets, c)
+        )
+        return precision, c
 
     def _note(self, found: Optimum) -> None:
         """Store what was found as fitted attributes."""
@@ -406,7 +329,7 @@ class LaplaceEstimator(BaseEstimator):
     def module_(self) -> nn.Module:
         """The trained module that the posterior is around."""
         check_is_fitted(self)
-        return _trained_module(self.network_)
+        return trained_module(self.network_)
 
     def _predictable(self, X: Any) -> Tensor:
         """Test rows, where the network is."""
@@ -416,7 +339,7 @@ class LaplaceEstimator(BaseEstimator):
 
     def _outputs_of_module(self) -> int:
         """Number of outputs of a trained module whose labels are not known."""
-        module = _trained_module(self.network_)
+        module = trained_module(self.network_)
         rows = torch.zeros(2, *self._input_shape).to(next(iter(module.parameters())))
         inputs = NetworkInputs(rows)
         with naming_failures(module, inputs), torch.no_grad(), eval_mode(module):
@@ -556,7 +479,7 @@ class LaplaceEstimator(BaseEstimator):
         ValueError
             If `module` is no torch module of the same architecture.
         """
-        restore(self, state, {kind.__name__: kind for kind in _KINDS}, Categorical())
+        restore(self, state, KINDS, Categorical())
         self._note(evaluate(self._evidence(), state["precision"], state["scale"]))
         return self
 
@@ -568,53 +491,6 @@ class LaplaceEstimator(BaseEstimator):
         tags.input_tags.sparse = False
         tags.non_deterministic = False
         return tags
-
-
-def _exact_by_factors(tangent: Tangent, likelihood: Likelihood) -> bool:
-    """Whether one Kronecker product is the whole curvature: a last layer with normal noise."""
-    layers = tangent.layers
-    return (
-        isinstance(likelihood, Gaussian)
-        and len(layers) == 1
-        and getattr(layers[0], "identity", False)
-    )
-
-
-def _trained_module(network: Any) -> nn.Module:
-    """Module of what is given as trained.
-
-    Raises
-    ------
-    NotFittedError
-        If it has not been trained.
-    TypeError
-        If it is nothing that has a module.
-    """
-    if isinstance(network, nn.Module):
-        return network
-    if isinstance(network, NetworkEstimator):
-        check_is_fitted(network)
-        return network.module_
-    if isinstance(network, skorch.NeuralNet):
-        if not getattr(network, "initialized_", False):
-            raise NotFittedError(
-                "module is a skorch net that has not been trained: call its fit first, or pass "
-                "prefit=False with a NetworkRegressor or NetworkClassifier."
-            )
-        return network.module_
-    raise TypeError(
-        f"module={network!r} with prefit=True must be a trained torch.nn.Module, a fitted skorch "
-        "net, or a fitted NetworkRegressor or NetworkClassifier."
-    )
-
-
-def _check_finite(module: nn.Module) -> None:
-    for name, value in (*module.named_parameters(), *module.named_buffers()):
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise TrainingDivergedError(
-                f"{name!r} of the network holds NaN or infinity: it has diverged. Train it again "
-                "with a smaller learning_rate, or scaled inputs."
-            )
 
 
 def per_output(values: Any, k: int, name: str) -> np.ndarray:

@@ -158,7 +158,8 @@ class KroneckerCurvature(FactoredCurvature):
         self.weight += float(weights.sum())
         self._made = None
         root: Tensor | None = None
-        for layer, G, A, shared in zip(rows.layers, self.G, self.A, self._shares, strict=True):
+        of = zip(rows.layers, self.tangent.layers, self.G, self.A, self._shares, strict=True)
+        for layer, known, G, A, shared in of:
             if isinstance(layer, AffineLayer):
                 a = layer.columns() * (weights / layer.a.shape[1]).sqrt()[:, None, None]
                 a = a.flatten(0, 1)
@@ -170,7 +171,7 @@ class KroneckerCurvature(FactoredCurvature):
                     continue
                 B = layer.B
             else:
-                if shared or Outer.of(layer).size != len(G):
+                if layer.names != known.names or type(layer) is not type(known):
                     raise ValueError(
                         "curvature='kron' needs a network that runs the same operations on all "
                         "rows; pass curvature='diag' or 'full'."

@@ -226,11 +226,15 @@ class Tangent:
             else:
                 layers.append(layer)
         known = getattr(self, "layers", None)
-        if known is not None and [x.names for x in layers] != [x.names for x in known]:
+        if known is not None and _kinds(layers) != _kinds(known):
             # other operations on these rows: the Jacobian written out, as it was laid out first
             J = captured.jacobians()
             layers = [PlainLayer(" ".join(x.names), layer_matrix(x, J).flatten(2)) for x in known]
         return layers
+
+
+def _kinds(layers: list[Layer]) -> list[tuple[type, list[str]]]:
+    return [(type(layer), layer.names) for layer in layers]
 
 
 def _part(layer: AffineLayer, name: str) -> AffineLayer:

@@ -173,5 +173,5 @@ def test_auto():
     for model, more, expected in cases:
         assert model.fit(X, y, **more).criterion_ == expected
     few = LinearizedLaplaceClassifier(net, random_state=0)
-    with pytest.raises(ValueError, match="none of these 3 can be spared"):
+    with pytest.raises(ValueError, match="n_samples=3 none can be spared"):
         few.fit(X[:3], y[:3])
