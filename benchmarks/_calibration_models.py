@@ -57,13 +57,14 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 # How the posterior is made, and the links that its probabilities come by.
 _LAST = {"parameters": "last_layer", "curvature": "full"}
+_EVIDENCE = {"prior_precision": "marginal_likelihood"}
 _HELD = {"prior_precision": "validation"}
 POSTERIORS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "last layer, full, evidence": (_LAST, ("probit", "bridge", "mc")),
+    "last layer, full, evidence": ({**_LAST, **_EVIDENCE}, ("probit", "bridge", "mc")),
     "last layer, full, held out": ({**_LAST, **_HELD}, ("probit",)),
-    "all layers, kron, evidence": ({"curvature": "kron"}, ("probit", "bridge")),
+    "all layers, kron, evidence": ({"curvature": "kron", **_EVIDENCE}, ("probit", "bridge")),
     "all layers, kron, held out": ({"curvature": "kron", **_HELD}, ("probit",)),
-    "all layers, diag, evidence": ({"curvature": "diag"}, ("probit",)),
+    "all layers, diag, evidence": ({"curvature": "diag", **_EVIDENCE}, ("probit",)),
     "all layers, diag, held out": ({"curvature": "diag", **_HELD}, ("probit",)),
 }
 MAP, SCALED = "MAP", "MAP, temperature"
@@ -209,7 +210,7 @@ def models(
         if not missing:
             continue
         net, held = member(0), {}
-        if "prior_precision" in params:
+        if params["prior_precision"] == "validation":
             held = dict(zip(("X_val", "y_val"), rows.held, strict=True))
         begin = time.perf_counter()
         model = LinearizedLaplaceClassifier(net, prefit=True, n_samples=DRAWS, **params)
