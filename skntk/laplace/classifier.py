@@ -48,14 +48,15 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
         those whose name passes a test; by default all that require gradients.
     prior_precision : {"auto", "marginal_likelihood", "validation"}, float or array, default="auto"
         Precision of the normal prior of the weights, around zero: found by the evidence; by the
-        log-likelihood of rows that the network was not trained on, on a grid from 1e-4 to 1e4; or
+        log-likelihood, by the probit link, of rows that the network was not trained on, on a grid
+        from 1e-4 to 1e4 (where the posterior is nearly certain); or
         given. "auto" is "validation" where a network is trained here or validation rows are given,
         else "marginal_likelihood", and so with `online` or several precisions.
     prior_structure : {"scalar", "layer", "parameter"}, default="scalar"
         One precision for all parameters, for each layer, or for each parameter (not with "kron").
     link : {"probit", "bridge", "mc"}, default="probit"
         How probabilities come from normal outputs: scaled logits, the Laplace bridge, or the mean
-        over draws of the weights.
+        over draws of the weights. The bridge hardly reacts to variances where logits are large.
     n_samples : int, default=100
         Draws of ``link="mc"`` and of `uncertainty`.
     online : bool, default=False

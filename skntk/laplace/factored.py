@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -68,6 +69,15 @@ class FactoredCurvature(Curvature):
         bases, values = self.spectrum()
         flat = torch.cat([v.flatten() for v in values]) / scale
         return FactoredPosterior(self.tangent, bases, flat, precision, groups)
+
+    def variances(
+        self, X: Tensor, precisions: Iterable[float], groups: Tensor, scale: float
+    ) -> Iterator[Tensor]:
+        """In one sweep for all of them."""
+        ones = torch.ones(1, dtype=torch.float64, device=groups.device)
+        found = [self.posterior(tau * ones, groups, scale) for tau in precisions]
+        blocks = [posteriors_variances(found, rows) for rows in self.tangent.blocks(X)]
+        yield from torch.cat(blocks, 1)
 
     def rough_spectrum(self) -> Tensor:
         """The eigenvalues."""
@@ -259,19 +269,7 @@ class FactoredPosterior(Posterior):
 
     def variance(self, X: Tensor) -> Tensor:
         """Variances (n, k), without the covariances."""
-        found = []
-        for rows in self.tangent.blocks(X):
-            total = torch.zeros_like(rows.outputs)
-            for layer, basis, V in zip(rows.layers, self.bases, self.variances, strict=True):
-                B, a = basis.of(layer)
-                if a is None:
-                    total += (B.square() @ V.flatten()).mT
-                elif B.shape[1] == 1:  # for all rows
-                    total += a.square() @ V.mT @ B[:, 0].square().mT
-                else:
-                    total += torch.einsum("pnm,nm->np", B.square(), a.square() @ V.mT)
-            found.append(total)
-        return torch.cat(found)
+        return torch.cat([posteriors_variances([self], rows)[0] for rows in self.tangent.blocks(X)])
 
     def covariance(self, X: Tensor) -> Tensor:
         """Covariances of the outputs of each row."""
@@ -306,3 +304,20 @@ class FactoredPosterior(Posterior):
         for basis, V in zip(self.bases, self.variances, strict=True):
             parts.append(basis.back(normal((n, *V.shape), generator, V) * V.sqrt()).flatten(1))
         return self.tangent.by_name(torch.cat(parts, 1))
+
+
+def posteriors_variances(posteriors: list[FactoredPosterior], rows: Rows) -> Tensor:
+    """Variances (s, n, k) of captured rows under s posteriors of one curvature."""
+    total = rows.outputs.new_zeros(len(posteriors), *rows.outputs.shape)
+    for i, layer in enumerate(rows.layers):
+        B, a = posteriors[0].bases[i].of(layer)
+        B, a = B.square(), None if a is None else a.square()
+        for found, posterior in zip(total, posteriors, strict=True):
+            V = posterior.variances[i]
+            if a is None:
+                found += (B @ V.flatten()).mT
+            elif B.shape[1] == 1:  # for all rows
+                found += a @ V.mT @ B[:, 0].mT
+            else:
+                found += torch.einsum("pnm,nm->np", B, a @ V.mT)
+    return total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -58,6 +59,14 @@ class Curvature(ABC):
     @abstractmethod
     def rough_spectrum(self) -> Tensor:
         """Positive numbers that stand for the eigenvalues of H where a search begins."""
+
+    def variances(
+        self, X: Tensor, precisions: Iterable[float], groups: Tensor, scale: float
+    ) -> Iterator[Tensor]:
+        """Variances (n, k) of the outputs under one prior precision after the other."""
+        for tau in precisions:
+            precision = torch.full((1,), tau, dtype=torch.float64, device=groups.device)
+            yield self.posterior(precision, groups, scale).variance(X)
 
     def estimate(self, ridge: float) -> tuple[float, float] | None:
         """Effective number of parameters of H + `ridge`, and its slope, by a cheaper way.

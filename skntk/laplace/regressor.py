@@ -44,7 +44,8 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
         those whose name passes a test; by default all that require gradients.
     prior_precision : {"auto", "marginal_likelihood", "validation"}, float or array, default="auto"
         Precision of the normal prior of the weights, around zero: found by the evidence; by the
-        log-likelihood of rows that the network was not trained on, on a grid from 1e-4 to 1e4; or
+        log-likelihood of rows that the network was not trained on, on a grid from 1e-4 to 1e4
+        (where the posterior is nearly certain); or
         given. "auto" is "validation" where validation rows are given, else "marginal_likelihood".
     prior_structure : {"scalar", "layer", "parameter"}, default="scalar"
         One precision for all parameters, for each layer, or for each parameter (not with "kron").

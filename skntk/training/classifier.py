@@ -62,7 +62,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
         "auto" is a tenth of the mean diagonal of that kernel at initialization. The residual r is
         that of the probabilities, and :math:`\Lambda` their :math:`diag(p) - p p^T`.
     weight_decay : float, default=0.0
-        Half the coefficient of the squared parameters in the loss.
+        Coefficient of half the squared parameters in the loss.
     max_epochs : int, default=200
         Passes over the training rows.
     batch_size : int or "auto", default="auto"

@@ -65,7 +65,7 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         K-FAC, in units of the empirical NTK summed over the rows of a batch; 0 is undamped. "auto"
         is a tenth of the mean diagonal of that kernel at initialization.
     weight_decay : float, default=0.0
-        Half the coefficient of the squared parameters in the loss.
+        Coefficient of half the squared parameters in the loss.
     max_epochs : int, default=200
         Passes over the training rows.
     batch_size : int or "auto", default="auto"
