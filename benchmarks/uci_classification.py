@@ -112,11 +112,10 @@ def _arguments() -> argparse.Namespace:
 
 def _section(args: argparse.Namespace) -> str:
     """A run on part of the sets must not replace the section of the whole run."""
-    if args.sets:
-        return "uci_classification (chosen sets)"
-    if set(args.models.split(",")) != set(MODELS):
-        return "uci_classification (chosen models)"
-    return "uci_classification" if args.half == "all" else f"uci_classification ({args.half} half)"
+    parts = [] if args.half == "all" else [f"{args.half} half"]
+    parts += ["chosen sets"] if args.sets else []
+    parts += ["chosen models"] if set(args.models.split(",")) != set(MODELS) else []
+    return f"uci_classification ({', '.join(parts)})" if parts else "uci_classification"
 
 
 def _model_version(model: str) -> str:
