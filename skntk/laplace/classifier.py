@@ -60,8 +60,8 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
     n_samples : int, default=100
         Draws of ``link="mc"`` and of `uncertainty`.
     online : bool, default=False
-        Tune the prior during training, and train with the weight decay that it implies (Immer et
-        al. 2021), so that the evidence compares networks at their own optimum.
+        Tune the prior in the second half of the training, and train with the weight decay that it
+        implies (Immer et al. 2021), so that the evidence compares networks at their own optimum.
     validation_fraction : float, default=0.1
         Share of the rows that "validation" holds out, at least 50 of them or a third; with what
         they tell, the network is trained again on all rows.

@@ -15,14 +15,15 @@ from skntk.laplace.factored import DiagonalCurvature, FactoredCurvature, Kroneck
 from skntk.laplace.likelihoods import Categorical, Counts, Gaussian, Likelihood
 from skntk.laplace.tangent import Tangent
 
-#: Updates in a training.
-UPDATES = 20
+#: Updates would be so many in a training, but the first half of it has none: the evidence of a
+#: network that has learned little asks for much noise, and so for a decay that it never leaves.
+UPDATES, FIRST = 20, 0.5
 #: Steps of the search for the precisions of several groups in an update.
 _STEPS = 20
 
 
 class OnlineEvidence(Callback):
-    r"""Sets the weight decay that the evidence asks for, some twenty times in a training.
+    r"""Sets the weight decay that the evidence asks for, ten times in a training's second half.
 
     With n rows, k outputs, noise variance c and prior precision :math:`\tau`, the mean loss and a
     decay of :math:`\tau c / (n k)` (of a classifier :math:`\tau / n`) have the mode of the
@@ -63,9 +64,9 @@ class OnlineEvidence(Callback):
             ]
 
     def on_epoch_end(self, net: Any, dataset_train: Any = None, **kwargs: Any) -> None:
-        """Update at the end of every twentieth of the training."""
+        """Update at the end of every twentieth of the training, after the first half."""
         epoch, every = len(net.history), max(1, net.max_epochs // UPDATES)
-        if epoch % every or dataset_train is None:
+        if epoch % every or epoch <= FIRST * net.max_epochs or dataset_train is None:
             return
         found, tangent, N = self._maximum(net, dataset_train)
         self.history_.append((epoch, found.value, found.precision, found.scale))

@@ -34,8 +34,8 @@ def test_regressor_is_at_its_mode(structure, seed):
         net, online=True, curvature="kron", prior_structure=structure
     ).fit(X, y)
     steps = history(model)
-    assert len(steps) == 20
-    assert steps[0][0] == 20
+    assert len(steps) == 10
+    assert steps[0][0] == 220
     groups = model.network_.net_.optimizer_.param_groups
     decays = [group["weight_decay"] for group in groups]
     _, _, precision, scale = steps[-1]
