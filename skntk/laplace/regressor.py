@@ -55,7 +55,8 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
         proportions of the mean squared training residuals.
     online : bool, default=False
         Tune the prior and the noise in the second half of the training, and train with the weight
-        decay that they imply (Immer et al. 2021), so that the evidence compares networks at their own optimum.
+        decay that they imply (Immer et al. 2021), so that the evidence compares networks at their
+        own optimum.
     validation_fraction : float, default=0.1
         Share of the rows that "validation" holds out, at least 50 of them or a third; with what
         they tell, the network is trained again on all rows.
