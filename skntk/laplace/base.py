@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -63,6 +65,8 @@ class LaplaceEstimator(BaseEstimator):
     _target_checks: ClassVar[dict[str, Any]]
     #: Whether "auto" holds out rows where the network is trained here.
     _holds_out: ClassVar[bool]
+    #: Whether more rows are to be expected, as in the first call of partial_fit.
+    _streamed = False
     #: The estimator that trains a network.
     _trainer: ClassVar[type[NetworkEstimator]]
 
@@ -145,6 +149,7 @@ class LaplaceEstimator(BaseEstimator):
             curvature=self.curvature,
             parameters=self.parameters,
             prior_structure=self.prior_structure,
+            streamed=self._streamed,
         )
         self._loss, self._counts = 0.0, Counts()
         self._add(rows, self._encoded(y), weights)
@@ -173,6 +178,12 @@ class LaplaceEstimator(BaseEstimator):
             )
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val belong together: pass both, or none.")
+        several = isinstance(self.prior_precision, str) and self.prior_precision == "auto"
+        if X_val is not None and not by_validation and several:
+            raise ValueError(
+                f"X_val finds one prior precision, but prior_structure={self.prior_structure!r}; "
+                "leave it out, or pass prior_structure='scalar'."
+            )
         if X_val is not None and not by_validation:
             raise ValueError(
                 f"X_val is used by prior_precision='validation' alone, not "
@@ -183,7 +194,8 @@ class LaplaceEstimator(BaseEstimator):
                 "prior_precision='validation' with prefit=True needs rows that the network was "
                 "not trained on: pass X_val and y_val to fit, or tune by 'marginal_likelihood'."
             )
-        if self.online and (self.prefit or by_validation):
+        given = self.criterion_ != "marginal_likelihood"
+        if self.online and (self.prefit or given):
             raise ValueError(
                 "online=True tunes by the marginal likelihood while the network is trained: it "
                 "needs prefit=False and prior_precision='marginal_likelihood'."
@@ -244,12 +256,25 @@ class LaplaceEstimator(BaseEstimator):
                     "the outputs of the network are not finite on the training rows: it has "
                     "diverged, or the inputs are not scaled as it expects."
                 )
+            self._check_likelihood(block.outputs)
             self._loss += curvature.likelihood.loss(
                 block.outputs, targets[block.at], given[block.at]
             )
             curvature.add(block, given[block.at])
         progress.close()
         self._counts.add(given)
+
+    def _check_likelihood(self, outputs: Tensor) -> None:
+        """Refuse outputs (n, k) that the likelihood cannot mean."""
+
+    @contextmanager
+    def _streaming(self) -> Iterator[None]:
+        """While a first call of partial_fit fits."""
+        self._streamed = True
+        try:
+            yield
+        finally:
+            del self._streamed
 
     def _add_rows(self, X: Any, y: Any, row_weight: Any) -> None:
         """Take in more rows, and find the posterior again."""

@@ -42,7 +42,7 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
     curvature : {"auto", "full", "kron", "diag"}, default="auto"
         Structure of the posterior: full (in the space of the weights or of the training outputs,
         whichever is smaller), Kronecker factors of each layer, or a diagonal. "auto" is full up to
-        4000 parameters or training outputs, else "kron".
+        4000 parameters or 2000 training outputs, else "kron".
     parameters : "last_layer", sequence of str, or callable, optional
         Which parameters are uncertain: the last layer's, those of some names or submodules, or
         those whose name passes a test; by default all that require gradients.
@@ -226,7 +226,15 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
             Itself.
         """
         if not self.__sklearn_is_fitted__():
-            return self.fit(X, y, row_weight=row_weight, classes=classes if self.prefit else None)
+            if classes is not None and not self.prefit and len(np.unique(y)) < len(classes):
+                raise ValueError(
+                    f"classes has {len(classes)} labels, but y {len(np.unique(y))}, and the "
+                    "network is trained on the rows of the first call; train it on all classes, "
+                    "and pass it with prefit=True."
+                )
+            known = classes if self.prefit and not hasattr(self.module, "classes_") else None
+            with self._streaming():
+                return self.fit(X, y, row_weight=row_weight, classes=known)
         self._add_rows(X, y, row_weight)
         return self
 
@@ -260,8 +268,29 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
                     )
                 self.classes_ = np.arange(k)
         self._n_outputs = len(self.classes_)
-        if self._n_outputs < 2:
+        if self._n_outputs < 2 and not self.prefit:
             raise ValueError(f"y has one class, {found.tolist()}; at least two are needed.")
+        self._check_logits(classes)
+
+    def _check_logits(self, classes: Any) -> None:
+        """Refuse a module whose outputs are no logits of the classes."""
+        k = self._outputs_of_module()
+        if k == 1:
+            raise ValueError(
+                "the network has one output; it must have one logit a class: of a single logit f "
+                "for two classes, return torch.cat([torch.zeros_like(f), f], 1)."
+            )
+        if classes is not None and k != len(self.classes_):
+            raise ValueError(f"classes={classes!r} must have a label for each of {k} outputs.")
+
+    def _check_likelihood(self, outputs: Tensor) -> None:
+        ones = torch.ones_like(outputs[:, 0])
+        if bool((outputs >= 0).all()) and torch.allclose(outputs.sum(1), ones, atol=1e-5):
+            raise ValueError(
+                "the outputs of the network are probabilities, as of a last layer nn.Softmax; it "
+                "must return logits: leave that layer out (with skorch, train by "
+                "criterion=nn.CrossEntropyLoss)."
+            )
 
     def _encoded(self, y: Any) -> Tensor:
         order = np.argsort(self.classes_)

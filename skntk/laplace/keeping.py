@@ -42,6 +42,7 @@ def state_of(estimator: Any) -> dict[str, Any]:
         "network": {k: v.clone() for k, v in estimator.module_.state_dict().items()},
         "kind": type(curvature).__name__,
         "split_bias": curvature.tangent.split_bias,
+        "names": list(curvature.tangent.names),
         "curvature": curvature.state(),
         "variances": likelihood.variances if isinstance(likelihood, Gaussian) else None,
         "precision": found.precision,
@@ -67,7 +68,8 @@ def restore(
     if not isinstance(estimator.module, nn.Module):
         raise ValueError(
             f"load_state_dict needs module to be a torch.nn.Module of the same architecture, not "
-            f"{estimator.module!r}; estimators that train their own network are kept by pickle."
+            f"{estimator.module!r}: pass such a module and prefit=True. Estimators that train "
+            "their own network are best kept by pickle."
         )
     module = copy.deepcopy(estimator.module)
     try:
@@ -82,6 +84,12 @@ def restore(
     counts.rows, counts.weight, counts.log_weight = state["counts"]
     probe = torch.zeros(2, *estimator._input_shape, dtype=torch.float64)
     tangent = Tangent(module, estimator.parameters, probe, split_bias=state["split_bias"])
+    if list(tangent.names) != state["names"]:
+        raise ValueError(
+            f"the state has the uncertain parameters {state['names']}, but parameters="
+            f"{estimator.parameters!r} means {list(tangent.names)}; construct the estimator as the "
+            "one that was kept."
+        )
     variances: Tensor | None = state["variances"]
     likelihood = categorical if variances is None else Gaussian(variances)
     estimator._curvature = kinds[state["kind"]](tangent, likelihood)

@@ -38,7 +38,7 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
     curvature : {"auto", "full", "kron", "diag"}, default="auto"
         Structure of the posterior: full (in the space of the weights or of the training outputs,
         whichever is smaller), Kronecker factors of each layer, or a diagonal. "auto" is full up to
-        4000 parameters or training outputs, else "kron".
+        4000 parameters or 2000 training outputs, else "kron".
     parameters : "last_layer", sequence of str, or callable, optional
         Which parameters are uncertain: the last layer's, those of some names or submodules, or
         those whose name passes a test; by default all that require gradients.
@@ -208,7 +208,8 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
             Itself.
         """
         if not self.__sklearn_is_fitted__():
-            return self.fit(X, y, row_weight=row_weight)
+            with self._streaming():
+                return self.fit(X, y, row_weight=row_weight)
         self._add_rows(X, y, row_weight)
         return self
 

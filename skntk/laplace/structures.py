@@ -14,8 +14,8 @@ from skntk.laplace.likelihoods import Gaussian, Likelihood
 from skntk.laplace.posterior import Curvature
 from skntk.laplace.tangent import Tangent
 
-#: Parameters, or training outputs, up to which the full posterior is what "auto" takes.
-FULL_UP_TO = 4000
+#: Parameters, and training outputs, up to which the full posterior is what "auto" takes.
+FULL_UP_TO, OUTPUTS_UP_TO = 4000, 2000
 #: All structures, by name.
 KINDS: dict[str, type[Curvature]] = {
     kind.__name__: kind
@@ -31,6 +31,7 @@ def chosen_curvature(
     curvature: str,
     parameters: Any,
     prior_structure: str,
+    streamed: bool,
 ) -> tuple[str, Curvature]:
     """Name of the structure, with "auto" resolved, and the curvature of no rows yet.
 
@@ -44,6 +45,8 @@ def chosen_curvature(
         Makes the likelihood, given the tangent.
     curvature, parameters, prior_structure
         As of the estimators.
+    streamed : bool
+        Whether more rows are to come, so that their number says nothing yet.
     """
     tangent = Tangent(module, parameters, rows)
     likelihood = likelihood_of(tangent)
@@ -51,7 +54,7 @@ def chosen_curvature(
     n_parameters, n_outputs = tangent.n_parameters, len(rows) * rank
     factors = _exact_by_factors(tangent, likelihood) and prior_structure != "parameter"
     if curvature == "auto":
-        small = min(n_parameters, n_outputs) <= FULL_UP_TO
+        small = n_parameters <= FULL_UP_TO or (n_outputs <= OUTPUTS_UP_TO and not streamed)
         curvature = "full" if small or factors else "kron"
     if curvature == "diag":
         return curvature, DiagonalCurvature(tangent, likelihood)
@@ -60,7 +63,8 @@ def chosen_curvature(
         return curvature, KroneckerCurvature(tangent, likelihood)
     if factors:
         return curvature, KroneckerCurvature(tangent, likelihood)
-    if n_parameters <= n_outputs or prior_structure != "scalar":
+    by_weights = n_parameters <= (FULL_UP_TO if streamed else n_outputs)
+    if by_weights or prior_structure != "scalar":
         return curvature, DenseCurvature(tangent, likelihood)
     return curvature, FunctionSpaceCurvature(tangent, likelihood)
 

@@ -193,3 +193,32 @@ def test_features():
         model.predict(np.full((2, 3), np.nan))
     with pytest.raises(ValueError, match="wanted"):
         model.differentiable(torch.zeros(4, 2))
+
+
+def test_outputs_that_are_no_logits():
+    soft = nn.Sequential(nn.Linear(3, 3), nn.Softmax(dim=1))
+    with pytest.raises(ValueError, match="must return logits"):
+        fit(soft)
+    with pytest.raises(ValueError, match="one logit a class"):
+        fit(net(1), Y % 2)
+    with pytest.raises(ValueError, match="a label for each of 3 outputs"):
+        LinearizedLaplaceClassifier(net(), prefit=True).fit(X, Y % 2, classes=[0, 1])
+    with pytest.raises(ValueError, match="trained on the rows of the first call"):
+        LinearizedLaplaceClassifier(NetworkClassifier(max_epochs=1)).partial_fit(
+            X, Y % 2, classes=[0, 1, 2]
+        )
+
+
+def test_state_of_other_parameters():
+    state = fit(net(), parameters="last_layer").state_dict()
+    with pytest.raises(ValueError, match="construct the estimator as the one"):
+        LinearizedLaplaceClassifier(net(), prefit=True).load_state_dict(state)
+
+
+def test_criteria_that_contradict():
+    with pytest.raises(ValueError, match="online=True"):
+        LinearizedLaplaceClassifier(NetworkClassifier(), online=True, prior_precision=1.0).fit(X, Y)
+    with pytest.raises(ValueError, match="prior_structure='scalar'"):
+        LinearizedLaplaceClassifier(net(), prefit=True, prior_structure="layer").fit(
+            X, Y, X_val=X, y_val=Y
+        )

@@ -116,7 +116,7 @@ def test_partial_fit_in_function_space(table):
     X, y = table
     net = regressor().fit(X, y)
     options = {"prefit": True, "curvature": "full", "prior_precision": 1.0, "noise_variance": 9.0}
-    parts = LinearizedLaplaceRegressor(net, **options).partial_fit(X[:3], y[:3])
+    parts = LinearizedLaplaceRegressor(net, **options).fit(X[:3], y[:3])
     parts.partial_fit(X[3:8], y[3:8])
     whole = LinearizedLaplaceRegressor(net, **options).fit(X[:8], y[:8])
     for model in (parts, whole):
@@ -159,7 +159,7 @@ def test_state_of_regressor(table):
     for one, two in zip(loaded.predict(X, True), model.predict(X, True), strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-9)
     assert loaded.noise_variance_ == pytest.approx(model.noise_variance_)
-    with pytest.raises(ValueError, match="kept by pickle"):
+    with pytest.raises(ValueError, match="best kept by pickle"):
         LinearizedLaplaceRegressor(regressor()).load_state_dict(model.state_dict())
     with pytest.raises(ValueError, match="another module"):
         LinearizedLaplaceRegressor(nn.Linear(4, 1), prefit=True).load_state_dict(model.state_dict())
@@ -272,3 +272,17 @@ def test_modules_are_trained(iris):
     assert torch.equal(net[0].weight, before)
     with pytest.raises(TypeError, match="NetworkClassifier"):
         LinearizedLaplaceClassifier(regressor()).fit(X, y)
+
+
+def test_streams_do_not_grow(iris):
+    """A first call of partial_fit takes no structure whose size is that of the rows."""
+    X, y = iris
+    net = classifier().fit(X, y)
+    model = LinearizedLaplaceClassifier(net, prefit=True)
+    model.partial_fit(X[::25], y[::25])
+    assert type(model._curvature).__name__ == "DenseCurvature"
+    whole = LinearizedLaplaceClassifier(net, prefit=True, prior_precision=1.0).fit(X, y)
+    parts = LinearizedLaplaceClassifier(net, prefit=True, prior_precision=1.0)
+    for rows in np.array_split(np.arange(150), 5):
+        parts.partial_fit(X[rows], y[rows])
+    np.testing.assert_allclose(parts.predict_proba(X), whole.predict_proba(X), rtol=1e-9)
