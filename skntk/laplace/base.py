@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from skntk.core import TrainingDivergedError
+from skntk.core import TrainingDivergedError, require
 from skntk.finite.network import NetworkInputs, eval_mode, naming_failures
 from skntk.finite.network import evaluate as evaluate_module
 from skntk.laplace.differentiable import differentiable_posterior
@@ -116,6 +116,7 @@ class LaplaceEstimator(BaseEstimator):
 
     def _fit(self, X: Any, y: Any, row_weight: Any, classes: Any, X_val: Any, y_val: Any) -> None:
         """Train the network, unless it is trained, and fit the posterior."""
+        vars(self).pop("validation_scores_", None)
         self.criterion_ = self._chosen_criterion(X_val is not None)
         self._check_combination(X_val, y_val)
         rows, y = self._rows(X, y)
@@ -370,6 +371,15 @@ class LaplaceEstimator(BaseEstimator):
         with naming_failures(module, inputs), torch.no_grad(), eval_mode(module):
             return evaluate_module(module, inputs).shape[1]
 
+    def _require_joint(self, rows: Tensor) -> None:
+        """Refuse covariances between so many rows that they do not fit in memory."""
+        require(
+            3 * 8 * (len(rows) * self._n_outputs) ** 2,
+            f"the joint covariance of {len(rows)} rows x {self._n_outputs} outputs",
+            "Pass fewer rows, or ask for the standard deviation.",
+            rows.device,
+        )
+
     def _mean(self, rows: Tensor) -> Tensor:
         """Outputs of the network, in the units inside."""
         return self._curvature.tangent.outputs(rows)
@@ -403,6 +413,7 @@ class LaplaceEstimator(BaseEstimator):
         rows = self._predictable(X)
         posterior = self._optimum.posterior
         if joint:
+            self._require_joint(rows)
             cov = posterior.joint(rows).permute(1, 0, 3, 2)
         else:
             cov = posterior.covariance(rows)

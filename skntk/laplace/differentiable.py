@@ -11,7 +11,7 @@ from skntk.laplace.dense import REMEDY, DensePosterior
 from skntk.laplace.factored import FactoredPosterior
 from skntk.laplace.function_space import FunctionSpacePosterior
 from skntk.laplace.posterior import Posterior
-from skntk.laplace.tangent import Tangent, layer_matrix, layer_shape
+from skntk.laplace.tangent import ONE_AT_A_TIME, Tangent, layer_matrix, layer_shape
 
 
 def differentiable_posterior(
@@ -73,10 +73,11 @@ def _jacobian(tangent: Tangent, rows: Tensor) -> Tensor:
     def outputs(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(module, parameters, (x[None],)).reshape(-1)
 
-    try:
-        J = vmap(jacrev(outputs), (None, 0))(at, rows)
-    except RuntimeError:  # an operation without a batching rule
-        each = [jacrev(outputs)(at, x) for x in rows]
-        J = {name: torch.stack([found[name] for found in each]) for name in at}
+    with ONE_AT_A_TIME:
+        try:
+            J = vmap(jacrev(outputs), (None, 0))(at, rows)
+        except RuntimeError:  # an operation without a batching rule
+            each = [jacrev(outputs)(at, x) for x in rows]
+            J = {name: torch.stack([found[name] for found in each]) for name in at}
     parts = [layer_matrix(layer, J).flatten(2) for layer in tangent.layers]
     return torch.cat(parts, 2)

@@ -317,6 +317,7 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
             std = posterior.variance(rows).clamp_min(0).sqrt() * scale
             return self._shaped(mean), self._shaped(std)
         if return_cov:
+            self._require_joint(rows)
             cov = posterior.joint(rows).diagonal(dim1=0, dim2=2) * scale.square()
             return self._shaped(mean), self._shaped(cov)
         return self._shaped(mean)

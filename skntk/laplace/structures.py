@@ -54,8 +54,10 @@ def chosen_curvature(
     n_parameters, n_outputs = tangent.n_parameters, len(rows) * rank
     factors = _exact_by_factors(tangent, likelihood) and prior_structure != "parameter"
     if curvature == "auto":
-        small = n_parameters <= FULL_UP_TO or (n_outputs <= OUTPUTS_UP_TO and not streamed)
-        curvature = "full" if small or factors else "kron"
+        dual = prior_structure == "scalar" and not streamed  # the space of the outputs will do
+        small = n_parameters <= FULL_UP_TO or (dual and n_outputs <= OUTPUTS_UP_TO)
+        factored = "diag" if prior_structure == "parameter" else "kron"
+        curvature = "full" if small or factors else factored
     if curvature == "diag":
         return curvature, DiagonalCurvature(tangent, likelihood)
     if curvature == "kron":

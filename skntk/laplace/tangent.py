@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,8 @@ from skntk.training.preconditioners import tangent_module as tangent_of
 #: Numbers that the captured layers of a block of rows may take.
 _BUDGET = 2**24
 LAST_LAYER = "last_layer"
+#: Sweeps of several threads, which torch's transforms and function modes do not keep apart.
+ONE_AT_A_TIME = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ class Tangent:
         size = max(2, _BUDGET // self._row_numbers)
         for start in range(0, len(inputs), size):
             at = slice(start, min(start + size, len(inputs)))
-            captured = sweep(self.tangent_module, inputs[at], self._plan)
+            with ONE_AT_A_TIME:
+                captured = sweep(self.tangent_module, inputs[at], self._plan)
             outputs = captured.outputs
             if isinstance(self.module, Linearized):
                 outputs = self.outputs(inputs[at])
@@ -150,7 +154,8 @@ class Tangent:
             parts = []
             for start in range(0, len(inputs), size):
                 function = network_function(self.tangent_module, inputs[start : start + size])
-                parts.append(directional(function, at, tangents)[1].detach())
+                with ONE_AT_A_TIME:
+                    parts.append(directional(function, at, tangents)[1].detach())
             yield torch.cat(parts)
 
     def pulled(self, X: Any, u: Tensor) -> dict[str, Tensor]:

@@ -222,3 +222,9 @@ def test_criteria_that_contradict():
         LinearizedLaplaceClassifier(net(), prefit=True, prior_structure="layer").fit(
             X, Y, X_val=X, y_val=Y
         )
+
+
+def test_too_many_rows_for_a_joint_covariance():
+    model = fit(net(1), T, LinearizedLaplaceRegressor, noise_variance=1.0)
+    with pytest.raises(MemoryBudgetError, match="joint covariance"):
+        model.predict(np.zeros((1_000_000, 3)), return_cov=True)

@@ -3,6 +3,7 @@
 import io
 import pickle
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -286,3 +287,14 @@ def test_streams_do_not_grow(iris):
     for rows in np.array_split(np.arange(150), 5):
         parts.partial_fit(X[rows], y[rows])
     np.testing.assert_allclose(parts.predict_proba(X), whole.predict_proba(X), rtol=1e-9)
+
+
+def test_threads(iris):
+    """Predictions of several threads are those of one."""
+    X, y = iris
+    model = LinearizedLaplaceClassifier(classifier().fit(X, y), prefit=True).fit(X, y)
+    expected = model.predict_proba(X)
+    with joblib.parallel_config(backend="threading", n_jobs=4):
+        found = joblib.Parallel()(joblib.delayed(model.predict_proba)(X) for _ in range(12))
+    for p in found:
+        np.testing.assert_allclose(p, expected, rtol=1e-9)

@@ -175,3 +175,17 @@ def test_auto():
     few = LinearizedLaplaceClassifier(net, random_state=0)
     with pytest.raises(ValueError, match="n_samples=3 none can be spared"):
         few.fit(X[:3], y[:3])
+
+
+@pytest.mark.parametrize(
+    ("structure", "chosen"), [("scalar", "full"), ("layer", "kron"), ("parameter", "diag")]
+)
+def test_auto_curvature(structure, chosen):
+    """Of a large network and few rows, what the prior allows."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((10, 3)), rng.standard_normal(10)
+    net = nn.Sequential(nn.Linear(3, 1000), nn.Tanh(), nn.Linear(1000, 1))
+    options = {"prefit": True, "noise_variance": 1.0, "prior_structure": structure}
+    model = LinearizedLaplaceRegressor(net, prior_precision=1.0, **options).fit(X, y)
+    assert model.curvature_ == chosen
+    assert np.isfinite(model.predict(X, return_std=True)[1]).all()
