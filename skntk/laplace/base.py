@@ -116,7 +116,7 @@ class LaplaceEstimator(BaseEstimator):
 
     def _fit(self, X: Any, y: Any, row_weight: Any, classes: Any, X_val: Any, y_val: Any) -> None:
         """Train the network, unless it is trained, and fit the posterior."""
-        vars(self).pop("validation_scores_", None)
+        self.__dict__.pop("validation_scores_", None)
         self.criterion_ = self._chosen_criterion(X_val is not None)
         self._check_combination(X_val, y_val)
         rows, y = self._rows(X, y)
