@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -71,17 +71,17 @@ def row_jacobians(
         values is not None
         and values.shape == outputs.shape
         and _close(values, outputs)
-        and _agree(module, inputs, {name: live[name] for name in names}, found)
+        and jacobians_agree(module, inputs, {name: live[name] for name in names}, found)
     )
     if not right:
         return _row_by_row(module, inputs, {name: live[name] for name in names}, outputs)
     return {name: J.detach().transpose(0, 1) for name, J in found.items()}
 
 
-def _agree(
+def jacobians_agree(
     module: nn.Module,
     inputs: NetworkInputs,
-    parameters: dict[str, Tensor],
+    parameters: Mapping[str, Tensor],
     found: dict[str, Tensor],
 ) -> bool:
     """Whether Jacobians (n, k, *shape) give the gradients that a backward pass of the batch does.

@@ -103,6 +103,9 @@ class LaplaceEstimator(BaseEstimator):
         inner = getattr(self.module, "input_shape", None)
         X, shape = as_rows(X, inner if self.input_shape is None else self.input_shape)
         checked = {"dtype": [np.float64, np.float32]}
+        seen = getattr(self, "_input_shape", shape)
+        if not (reset and not isinstance(y, str)) and shape is not None and shape != seen:
+            raise ValueError(f"X has inputs of shape {shape}, but those of fit had {seen}.")
         if isinstance(y, str):
             X = validate_data(self, X, reset=False, **checked)
         else:
@@ -116,7 +119,8 @@ class LaplaceEstimator(BaseEstimator):
 
     def _fit(self, X: Any, y: Any, row_weight: Any, classes: Any, X_val: Any, y_val: Any) -> None:
         """Train the network, unless it is trained, and fit the posterior."""
-        self.__dict__.pop("validation_scores_", None)
+        for name in ("validation_scores_", "_optimum"):  # of another fit
+            self.__dict__.pop(name, None)
         self.criterion_ = self._chosen_criterion(X_val is not None)
         self._check_combination(X_val, y_val)
         rows, y = self._rows(X, y)
@@ -132,7 +136,7 @@ class LaplaceEstimator(BaseEstimator):
         """Train on a part of the rows, and choose the hyperparameters by the others."""
         rng = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
         out = hold_out(self._strata(y), self.validation_fraction, rng)
-        self.network_ = self._trained(rows[~out], y[~out])
+        self.network_ = self._trained(rows[~out], y[~out], final=False)
         self._around(rows[~out], y[~out], np.ones(int((~out).sum())), None)
         self._tune((rows[out], self._encoded(y[out])))
 
@@ -201,6 +205,11 @@ class LaplaceEstimator(BaseEstimator):
                 "online=True tunes by the marginal likelihood while the network is trained: it "
                 "needs prefit=False and prior_precision='marginal_likelihood'."
             )
+        if self.online and self.prior_structure == "parameter":
+            raise ValueError(
+                "online=True trains with one weight decay for each parameter tensor, so that "
+                "prior_structure must be 'scalar' or 'layer'."
+            )
         if self.prior_structure == "parameter" and self.curvature == "kron":
             raise ValueError(
                 "prior_structure='parameter' needs coordinates that are parameters; with "
@@ -230,13 +239,15 @@ class LaplaceEstimator(BaseEstimator):
         """Rows of which the same share is held out, and at least one is not."""
         return [np.arange(len(y))]
 
-    def _trained(self, rows: Tensor, y: Any) -> Any:
-        """A copy of the network, trained on rows."""
+    def _trained(self, rows: Tensor, y: Any, *, final: bool = True) -> Any:
+        """A copy of the network, trained on rows; only the final one on its checkpoint."""
         callbacks = []
         if self.online:
             callbacks = [OnlineEvidence(self.curvature, self.prior_structure, self.parameters)]
         options = {"random_state": self.random_state, "verbose": self.verbose}
         trainer = unfitted(self.module, self._trainer, callbacks, **options)
+        if not final:
+            trainer.set_params(checkpoint=None)
         return trainer.fit(rows.numpy(), y)
 
     def _check_rows(self, module: nn.Module, rows: Tensor) -> None:

@@ -10,7 +10,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from skntk.core import require
+from skntk.core import NotPositiveDefiniteError, require
 from skntk.finite.gauss_newton import Outer, OutputCovariance, gauss_newton
 from skntk.laplace.likelihoods import Likelihood
 from skntk.laplace.posterior import Curvature, Posterior, by_group, normal
@@ -50,6 +50,12 @@ class DenseCurvature(Curvature):
         A = self.H / scale
         A.diagonal().add_(precision[groups])
         factor = cholesky(mirror_(A), 0.0, overwrite=True)
+        if factor.jitter > 0.01 * float(precision.min()):
+            raise NotPositiveDefiniteError(
+                f"the full posterior needs a prior precision above {100 * factor.jitter:.3g}, but "
+                f"prior_precision={float(precision.min()):.3g} is lost in rounding beside the "
+                "curvature of the data: raise it, or the noise, or pass curvature='kron'."
+            )
         return DensePosterior(self.tangent, factor, precision, groups)
 
     def estimate(self, ridge: float) -> tuple[float, float] | None:
@@ -72,11 +78,11 @@ class DenseCurvature(Curvature):
 
     def state(self) -> dict[str, Any]:
         """H."""
-        return {"H": self.H}
+        return {"H": self.H.clone()}
 
     def load(self, state: dict[str, Any]) -> None:
         """H."""
-        self.H = state["H"]
+        self.H = state["H"].clone()
 
     def rough_spectrum(self) -> Tensor:
         """Eigenvalues of blocks along its diagonal."""

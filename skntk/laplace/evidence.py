@@ -244,7 +244,10 @@ def _several(evidence: Evidence, scale: float | None, start: Optimum, most: int)
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         tau, c = unpacked(x)
-        found = evaluate(evidence, tau, c)
+        try:
+            found = evaluate(evidence, tau, c)
+        except NotPositiveDefiniteError:  # too small a precision: nothing to be found there
+            return 1e300, np.zeros_like(x)
         gamma = found.posterior.effective
         gradient = (0.5 * (gamma - tau * evidence.squares)).cpu().numpy()
         if scale is None:

@@ -112,11 +112,11 @@ class DiagonalCurvature(FactoredCurvature):
 
     def state(self) -> dict[str, Any]:
         """The diagonal."""
-        return {"values": self.values}
+        return {"values": [v.clone() for v in self.values]}
 
     def load(self, state: dict[str, Any]) -> None:
         """The diagonal."""
-        self.values = state["values"]
+        self.values = [v.clone() for v in state["values"]]
 
     def spectrum(self) -> tuple[list[Basis], list[Tensor]]:
         """The diagonal as it is."""
@@ -196,11 +196,13 @@ class KroneckerCurvature(FactoredCurvature):
 
     def state(self) -> dict[str, Any]:
         """The factors."""
-        return {"G": self.G, "A": self.A, "weight": self.weight}
+        G, A = ([f.clone() for f in factors] for factors in (self.G, self.A))
+        return {"G": G, "A": A, "weight": self.weight}
 
     def load(self, state: dict[str, Any]) -> None:
         """The factors."""
-        self.G, self.A, self.weight, self._made = state["G"], state["A"], state["weight"], None
+        self.G, self.A = ([f.clone() for f in state[name]] for name in "GA")
+        self.weight, self._made = state["weight"], None
 
     def spectrum(self) -> tuple[list[Basis], list[Tensor]]:
         """Eigendecompositions of all factors, once."""

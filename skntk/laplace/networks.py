@@ -53,7 +53,8 @@ def unfitted(
                 "online=True needs an optimizer whose weight decay is that of the loss, not "
                 f"{trainer.optimizer!r}; pass optimizer='adam', 'sgd' or 'gd'."
             )
-        trainer.set_params(callbacks=[*(trainer.callbacks or []), *callbacks])
+        # in front: schedules look at the groups of parameters that a callback makes
+        trainer.set_params(callbacks=[*callbacks, *(trainer.callbacks or [])])
     return trainer
 
 

@@ -10,6 +10,7 @@ from skorch.callbacks import Callback
 from torch import Tensor
 
 from skntk.core import SkntkWarning
+from skntk.finite import Linearized
 from skntk.laplace.evidence import Evidence, maximize
 from skntk.laplace.factored import DiagonalCurvature, FactoredCurvature, KroneckerCurvature
 from skntk.laplace.likelihoods import Categorical, Counts, Gaussian, Likelihood
@@ -33,7 +34,7 @@ class OnlineEvidence(Callback):
     ----------
     curvature : str
         "diag"; anything else stands for Kronecker factors, which take a fraction of a step.
-    structure : {"scalar", "layer", "parameter"}
+    structure : {"scalar", "layer"}
         Of the prior.
     parameters : object
         Which parameters are uncertain, as of the estimators; the others have no decay.
@@ -51,6 +52,11 @@ class OnlineEvidence(Callback):
 
     def __init__(self, curvature: str, structure: str, parameters: Any = None) -> None:
         self.curvature, self.structure, self.parameters = curvature, structure, parameters
+
+    @property
+    def fingerprint(self) -> str:
+        """What a checkpoint must agree in."""
+        return f"{self.curvature}, {self.structure}, {self.parameters!r}"
 
     def on_train_begin(self, net: Any, **kwargs: Any) -> None:
         """Give each parameter a decay of its own."""
@@ -74,9 +80,10 @@ class OnlineEvidence(Callback):
         decays = tangent.by_name(found.precision[groups] * found.scale / N)
         trained = dict(net.module_.named_parameters())
         names = {id(p): name for name, p in trained.items()}
+        prefix = "module." if isinstance(net.module_, Linearized) else ""
         for group in net.optimizer_.param_groups:
             (p,) = group["params"]
-            name = names[id(p)].removeprefix("module.")
+            name = names[id(p)].removeprefix(prefix)
             group["weight_decay"] = float(decays[name].mean()) if name in decays else 0.0
 
     def _maximum(self, net: Any, dataset: Any) -> Any:

@@ -52,7 +52,9 @@ def chosen_curvature(
     likelihood = likelihood_of(tangent)
     rank = max(tangent.n_outputs - (0 if likelihood.noisy else 1), 1)
     n_parameters, n_outputs = tangent.n_parameters, len(rows) * rank
-    factors = _exact_by_factors(tangent, likelihood) and prior_structure != "parameter"
+    # the factors turn weight and bias together, which must have one prior
+    one_prior = len(tangent.groups(prior_structure).unique()) == 1
+    factors = _exact_by_factors(tangent, likelihood) and one_prior
     if curvature == "auto":
         dual = prior_structure == "scalar" and not streamed  # the space of the outputs will do
         small = n_parameters <= FULL_UP_TO or (dual and n_outputs <= OUTPUTS_UP_TO)

@@ -102,12 +102,17 @@ class Tangent:
 
     def outputs(self, X: Any) -> Tensor:
         """Outputs (n, k) of the trained network."""
-        inputs, size = self.inputs(X), 1024
-        with torch.no_grad():
-            found = [
-                evaluate(self.module, inputs[s : s + size]) for s in range(0, len(inputs), size)
-            ]
+        with torch.no_grad(), ONE_AT_A_TIME:
+            found = [evaluate(self.module, rows)[:n] for rows, n in self._chunks(X)]
         return torch.cat(found)
+
+    def _chunks(self, X: Any) -> Iterator[tuple[NetworkInputs, int]]:
+        """Blocks of rows and their numbers; one row alone comes twice, for modules that squeeze."""
+        inputs, size = self.inputs(X), 1024
+        for start in range(0, len(inputs), size):
+            n = min(size, len(inputs) - start)
+            rows = torch.arange(start, start + n) if n > 1 else torch.tensor([start, start])
+            yield inputs[rows], n
 
     def blocks(self, X: Any) -> Iterator[Rows]:
         """Rows captured block by block."""
@@ -146,31 +151,33 @@ class Tangent:
         directions : dict of str to Tensor
             Moves by name, each (s, *shape).
         """
-        inputs, size = self.inputs(X), 1024
+        chunks = list(self._chunks(X))
         live = dict(self.tangent_module.named_parameters())
         at = {name: live[name].detach() for name in self.names}
         for s in range(len(next(iter(directions.values())))):
             tangents = {name: directions[name][s] for name in self.names}
             parts = []
-            for start in range(0, len(inputs), size):
-                function = network_function(self.tangent_module, inputs[start : start + size])
+            for rows, n in chunks:
+                function = network_function(self.tangent_module, rows)
                 with ONE_AT_A_TIME:
-                    parts.append(directional(function, at, tangents)[1].detach())
+                    parts.append(directional(function, at, tangents)[1][:n].detach())
             yield torch.cat(parts)
 
     def pulled(self, X: Any, u: Tensor) -> dict[str, Tensor]:
         r"""Product :math:`J^T u` with u (n, k), by name."""
-        inputs, size = self.inputs(X), 1024
         live = dict(self.tangent_module.named_parameters())
         tensors = [live[name] for name in self.names]
         total = [torch.zeros_like(t) for t in tensors]
-        for start in range(0, len(inputs), size):
-            with torch.enable_grad():
-                outputs = evaluate(self.tangent_module, inputs[start : start + size])
-            each = u[start : start + size]
-            found = torch.autograd.grad(
-                outputs, tensors, each, allow_unused=True, materialize_grads=True
-            )
+        start = 0
+        for rows, n in self._chunks(X):
+            each = u.new_zeros(len(rows), u.shape[1])
+            each[:n] = u[start : start + n]
+            start += n
+            with torch.enable_grad(), ONE_AT_A_TIME:
+                outputs = evaluate(self.tangent_module, rows)
+                found = torch.autograd.grad(
+                    outputs, tensors, each, allow_unused=True, materialize_grads=True
+                )
             total = [t + g for t, g in zip(total, found, strict=True)]
         return dict(zip(self.names, total, strict=True))
 

@@ -318,6 +318,8 @@ class NetworkEstimator(ModuleParams):
         arrays = [t.detach().cpu().numpy() for t in (X, y, *weights.values())]
         described = [f"{k}={v!r}" for k, v in sorted(params.items())]
         module = "" if self.module is None else repr(self.module)
+        # callbacks are kept with the net, but for those that say that they change what is trained
+        described += [c.fingerprint for c in self.callbacks or [] if hasattr(c, "fingerprint")]
         return joblib.hash([described, seed, module, arrays])
 
     def _seed(self) -> int:
