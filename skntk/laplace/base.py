@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,17 +14,16 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from skntk.core import TrainingDivergedError, require
-from skntk.finite.network import NetworkInputs, eval_mode, naming_failures
-from skntk.finite.network import evaluate as evaluate_module
+from skntk.core import require
+from skntk.laplace.criteria import chosen_criterion, row_weights
 from skntk.laplace.differentiable import differentiable_posterior
 from skntk.laplace.evidence import Evidence, Optimum, evaluate, maximize
 from skntk.laplace.held_out import best_precision, hold_out
 from skntk.laplace.keeping import restore, state_of
-from skntk.laplace.likelihoods import Categorical, Counts, Likelihood
+from skntk.laplace.likelihoods import Counts, Likelihood
 from skntk.laplace.networks import check_finite, trained_module, unfitted
 from skntk.laplace.online import OnlineEvidence
-from skntk.laplace.structures import KINDS, chosen_curvature
+from skntk.laplace.structures import chosen_curvature
 from skntk.laplace.tangent import Tangent
 from skntk.machines.networks import as_rows, check_outputs
 from skntk.machines.validation import Interval, StrOptions
@@ -65,8 +61,6 @@ class LaplaceEstimator(BaseEstimator):
     _target_checks: ClassVar[dict[str, Any]]
     #: Whether "auto" holds out rows where the network is trained here.
     _holds_out: ClassVar[bool]
-    #: Whether more rows are to be expected, as in the first call of partial_fit.
-    _streamed = False
     #: The estimator that trains a network.
     _trainer: ClassVar[type[NetworkEstimator]]
 
@@ -117,14 +111,27 @@ class LaplaceEstimator(BaseEstimator):
 
     # Fitting
 
-    def _fit(self, X: Any, y: Any, row_weight: Any, classes: Any, X_val: Any, y_val: Any) -> None:
-        """Train the network, unless it is trained, and fit the posterior."""
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        row_weight: Any,
+        classes: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+        *,
+        streamed: bool = False,
+    ) -> None:
+        """Train the network, unless it is trained, and fit the posterior.
+
+        `streamed` says that more rows are to be expected.
+        """
+        self._streamed = streamed
         for name in ("validation_scores_", "_optimum"):  # of another fit
             self.__dict__.pop(name, None)
-        self.criterion_ = self._chosen_criterion(X_val is not None)
-        self._check_combination(X_val, y_val)
+        self.criterion_ = chosen_criterion(self, X_val, y_val)
         rows, y = self._rows(X, y)
-        weights = self._weights(row_weight, rows)
+        weights = row_weights(row_weight, len(rows), self.prefit)
         held = None if X_val is None else self._rows(X_val, y_val, reset=False)
         if self._by_held_out and held is None:
             self._tune_by_held_out(rows, y)
@@ -143,8 +150,8 @@ class LaplaceEstimator(BaseEstimator):
     def _around(self, rows: Tensor, y: Any, weights: np.ndarray, classes: Any) -> None:
         """Sum the curvature of rows around a trained network."""
         module = trained_module(self.network_)
-        self._read_network(y, classes)
         check_finite(module)
+        self._read_network(y, classes)
         self._check_rows(module, rows)
         targets = self._encoded(y)
         self.curvature_, self._curvature = chosen_curvature(
@@ -157,83 +164,11 @@ class LaplaceEstimator(BaseEstimator):
             streamed=self._streamed,
         )
         self._loss, self._counts = 0.0, Counts()
-        self._add(rows, self._encoded(y), weights)
-
-    def _chosen_criterion(self, given: bool) -> str:
-        """What finds the prior precision; `given` is whether there are validation rows."""
-        if not isinstance(self.prior_precision, str):
-            return "none"
-        if self.prior_precision != "auto":
-            return self.prior_precision
-        alone = self._holds_out and not self.prefit and not self.online
-        if self.prior_structure == "scalar" and (given or alone):
-            return "validation"
-        return "marginal_likelihood"
+        self._add(rows, targets, weights)
 
     @property
     def _by_held_out(self) -> bool:
         return self.criterion_ == "validation"
-
-    def _check_combination(self, X_val: Any, y_val: Any) -> None:
-        by_validation = self._by_held_out
-        if by_validation and self.prior_structure != "scalar":
-            raise ValueError(
-                f"prior_precision='validation' finds one number, but prior_structure="
-                f"{self.prior_structure!r}; pass 'scalar', or tune by 'marginal_likelihood'."
-            )
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val belong together: pass both, or none.")
-        several = isinstance(self.prior_precision, str) and self.prior_precision == "auto"
-        if X_val is not None and not by_validation and several:
-            raise ValueError(
-                f"X_val finds one prior precision, but prior_structure={self.prior_structure!r}; "
-                "leave it out, or pass prior_structure='scalar'."
-            )
-        if X_val is not None and not by_validation:
-            raise ValueError(
-                f"X_val is used by prior_precision='validation' alone, not "
-                f"{self.prior_precision!r}; leave it out."
-            )
-        if by_validation and self.prefit and X_val is None:
-            raise ValueError(
-                "prior_precision='validation' with prefit=True needs rows that the network was "
-                "not trained on: pass X_val and y_val to fit, or tune by 'marginal_likelihood'."
-            )
-        given = self.criterion_ != "marginal_likelihood"
-        if self.online and (self.prefit or given):
-            raise ValueError(
-                "online=True tunes by the marginal likelihood while the network is trained: it "
-                "needs prefit=False and prior_precision='marginal_likelihood'."
-            )
-        if self.online and self.prior_structure == "parameter":
-            raise ValueError(
-                "online=True trains with one weight decay for each parameter tensor, so that "
-                "prior_structure must be 'scalar' or 'layer'."
-            )
-        if self.prior_structure == "parameter" and self.curvature == "kron":
-            raise ValueError(
-                "prior_structure='parameter' needs coordinates that are parameters; with "
-                "curvature='kron' pass 'layer' or 'scalar', or take curvature='diag' or 'full'."
-            )
-
-    def _weights(self, row_weight: Any, rows: Tensor) -> np.ndarray:
-        """Weights (n,) of the rows, all 1 by default."""
-        if row_weight is None:
-            return np.ones(len(rows))
-        if not self.prefit:
-            raise ValueError(
-                "row_weight needs prefit=True: networks are trained on all rows alike. Train the "
-                "network as the weights ask for, and pass it."
-            )
-        weights = np.array(row_weight, dtype=np.float64)
-        if weights.shape != (len(rows),):
-            raise ValueError(f"row_weight has shape {weights.shape}; wanted ({len(rows)},).")
-        if not (np.isfinite(weights) & (weights > 0)).all():
-            raise ValueError(
-                "row_weight must be positive and finite: a row's noise variance is divided by it. "
-                "Leave out rows that shall not count."
-            )
-        return weights
 
     def _strata(self, y: Any) -> list[np.ndarray]:
         """Rows of which the same share is held out, and at least one is not."""
@@ -261,37 +196,20 @@ class LaplaceEstimator(BaseEstimator):
         given = torch.as_tensor(weights, dtype=torch.float64, device=device)
         targets = targets.to(device)
         progress = tqdm(total=len(rows), unit="row", disable=not self.verbose)
-        for block in curvature.tangent.blocks(rows.to(device)):
-            progress.update(len(block.outputs))
-            if not torch.isfinite(block.outputs).all():
-                raise TrainingDivergedError(
-                    "the outputs of the network are not finite on the training rows: it has "
-                    "diverged, or the inputs are not scaled as it expects."
-                )
-            self._check_likelihood(block.outputs)
-            self._loss += curvature.likelihood.loss(
-                block.outputs, targets[block.at], given[block.at]
-            )
-            curvature.add(block, given[block.at])
+        for outputs, loss in curvature.take(rows.to(device), targets, given):
+            progress.update(len(outputs))
+            self._check_likelihood(outputs)
+            self._loss += loss
         progress.close()
         self._counts.add(given)
 
     def _check_likelihood(self, outputs: Tensor) -> None:
         """Refuse outputs (n, k) that the likelihood cannot mean."""
 
-    @contextmanager
-    def _streaming(self) -> Iterator[None]:
-        """While a first call of partial_fit fits."""
-        self._streamed = True
-        try:
-            yield
-        finally:
-            del self._streamed
-
     def _add_rows(self, X: Any, y: Any, row_weight: Any) -> None:
         """Take in more rows, and find the posterior again."""
         rows, y = self._rows(X, y, reset=False)
-        weights = self._weights(row_weight, rows)
+        weights = row_weights(row_weight, len(rows), self.prefit)
         self._add(rows, self._encoded(y), weights)
         self._tune()
 
@@ -373,14 +291,6 @@ class LaplaceEstimator(BaseEstimator):
         check_is_fitted(self)
         weights = self._curvature.tangent.weights
         return self._rows(X).to(next(iter(weights.values())).device)
-
-    def _outputs_of_module(self) -> int:
-        """Number of outputs of a trained module whose labels are not known."""
-        module = trained_module(self.network_)
-        rows = torch.zeros(2, *self._input_shape).to(next(iter(module.parameters())))
-        inputs = NetworkInputs(rows)
-        with naming_failures(module, inputs), torch.no_grad(), eval_mode(module):
-            return evaluate_module(module, inputs).shape[1]
 
     def _require_joint(self, rows: Tensor) -> None:
         """Refuse covariances between so many rows that they do not fit in memory."""
@@ -526,7 +436,7 @@ class LaplaceEstimator(BaseEstimator):
         ValueError
             If `module` is no torch module of the same architecture.
         """
-        restore(self, state, KINDS, Categorical())
+        restore(self, state)
         self._note(evaluate(self._evidence(), state["precision"], state["scale"]))
         return self
 
@@ -554,6 +464,6 @@ def per_output(values: Any, k: int, name: str) -> np.ndarray:
 
 def whole(number: Any, name: str) -> int:
     """A positive integer."""
-    if not isinstance(number, Integral) or number < 1 or math.isinf(number):
+    if not isinstance(number, Integral) or number < 1:
         raise ValueError(f"{name}={number!r} must be an integer of at least 1.")
     return int(number)

@@ -14,8 +14,10 @@ from torch import Tensor
 from skntk.laplace.base import LaplaceEstimator, Uncertainty, whole
 from skntk.laplace.likelihoods import Categorical, Likelihood
 from skntk.laplace.links import bridge, entropies, probit
+from skntk.laplace.networks import n_outputs, trained_module
 from skntk.laplace.tangent import Tangent
 from skntk.machines.validation import Interval, StrOptions, fit_context
+from skntk.metrics.probabilities import label_codes
 from skntk.training import NetworkClassifier
 
 #: Numbers that the covariances of a block of rows may take.
@@ -233,9 +235,9 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
                     "and pass it with prefit=True."
                 )
             known = classes if self.prefit and not hasattr(self.module, "classes_") else None
-            with self._streaming():
-                return self.fit(X, y, row_weight=row_weight, classes=known)
-        self._add_rows(X, y, row_weight)
+            self._fit(X, y, row_weight, known, streamed=True)
+        else:
+            self._add_rows(X, y, row_weight)
         return self
 
     def _read_network(self, y: Any, classes: Any) -> None:
@@ -246,6 +248,7 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
                 "classes is for prefit=True with a module, which does not know its labels; leave "
                 "it out."
             )
+        k = n_outputs(trained_module(network), self._input_shape)
         if isinstance(network, NetworkClassifier):
             if network.loss != "cross_entropy":
                 raise ValueError(
@@ -257,31 +260,25 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
             self.classes_ = np.asarray(classes)
             if self.classes_.ndim != 1 or len(np.unique(self.classes_)) != len(self.classes_):
                 raise ValueError(f"classes={classes!r} must hold each label once.")
+            if k != len(self.classes_):
+                raise ValueError(f"classes={classes!r} must have a label for each of {k} outputs.")
+        elif len(found) < k and (
+            found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= k
+        ):
+            raise ValueError(
+                f"y has {len(found)} classes, {found.tolist()}, but the network has {k} outputs: "
+                "pass classes=, the label of each output."
+            )
         else:
-            k = self._outputs_of_module()
-            self.classes_ = found
-            if len(found) < k:
-                if found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= k:
-                    raise ValueError(
-                        f"y has {len(found)} classes, {found.tolist()}, but the network has {k} "
-                        "outputs: pass classes=, the label of each output."
-                    )
-                self.classes_ = np.arange(k)
+            self.classes_ = found if len(found) >= k else np.arange(k)
         self._n_outputs = len(self.classes_)
         if self._n_outputs < 2 and not self.prefit:
             raise ValueError(f"y has one class, {found.tolist()}; at least two are needed.")
-        self._check_logits(classes)
-
-    def _check_logits(self, classes: Any) -> None:
-        """Refuse a module whose outputs are no logits of the classes."""
-        k = self._outputs_of_module()
         if k == 1:
             raise ValueError(
                 "the network has one output; it must have one logit a class: of a single logit f "
                 "for two classes, return torch.cat([torch.zeros_like(f), f], 1)."
             )
-        if classes is not None and k != len(self.classes_):
-            raise ValueError(f"classes={classes!r} must have a label for each of {k} outputs.")
 
     def _check_likelihood(self, outputs: Tensor) -> None:
         ones = torch.ones_like(outputs[:, 0])
@@ -293,10 +290,7 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
             )
 
     def _encoded(self, y: Any) -> Tensor:
-        order = np.argsort(self.classes_)
-        ranks = np.searchsorted(self.classes_[order], y)
-        codes = order[np.minimum(ranks, len(order) - 1)]
-        strangers = np.unique(np.asarray(y)[self.classes_[codes] != y])
+        codes, strangers = label_codes(np.asarray(y), self.classes_)
         if strangers.size:
             raise ValueError(
                 f"y holds {strangers.tolist()}, which the network does not know; its classes are "

@@ -97,14 +97,13 @@ class DiagonalCurvature(FactoredCurvature):
         """Add the rows' diagonals."""
         root: Tensor | None = None
         for layer, total in zip(rows.layers, self.values, strict=True):
-            outer = Outer.of(layer)
             if isinstance(layer, AffineLayer) and layer.identity:
                 squares = self.likelihood.hessian_diagonal(rows.outputs, weights)
                 total += squares.mT @ layer.columns()[:, 0].square()
                 continue
             if root is None:
                 root = self.likelihood.root(rows.outputs, weights)
-            weighted = outer.weighted(root)
+            weighted = Outer.of(layer).weighted(root)
             if weighted.a is None:
                 total += weighted.B.square().sum((0, 1)).view(total.shape)
             else:
@@ -145,8 +144,8 @@ class KroneckerCurvature(FactoredCurvature):
         numbers = 2 * sum(m * m + d * d for m, d in shapes)
         require(
             like.element_size() * numbers,
-            "the Kronecker factors",
-            "Pass curvature='diag', or parameters='last_layer'.",
+            "a Kronecker-factored posterior",
+            "Pass curvature='diag', or a subset of the parameters.",
             like.device,
         )
         # a bias, where it stands behind the weight of its layer, has the same G
@@ -290,15 +289,16 @@ class FactoredPosterior(Posterior):
     def joint(self, X: Tensor) -> Tensor:
         """Covariance of all outputs of all rows."""
         k, n = self.tangent.n_outputs, len(X)
-        total = torch.zeros(k * n, k * n, dtype=torch.float64, device=X.device)
-        for i, V in enumerate(self.variances):
-            J = []
-            for rows in self.tangent.blocks(X):
-                B, a = self.bases[i].of(rows.layers[i])
-                J.append(Outer(B.expand(-1, len(rows.outputs), -1), a).written())
-            half = torch.cat(J, 1).flatten(0, 1) * V.flatten().sqrt()
-            total.addmm_(half, half.mT)
-        return total.view(k, n, k, n)
+        blocks = []
+        for rows in self.tangent.blocks(X):
+            parts = []
+            for layer, basis, V in zip(rows.layers, self.bases, self.variances, strict=True):
+                B, a = basis.of(layer)
+                J = Outer(B.expand(-1, len(rows.outputs), -1), a).written()
+                parts.append(J * V.flatten().sqrt())
+            blocks.append(torch.cat(parts, 2))
+        half = torch.cat(blocks, 1).flatten(0, 1)
+        return (half @ half.mT).view(k, n, k, n)
 
     def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw each coordinate."""

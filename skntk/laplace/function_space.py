@@ -28,6 +28,7 @@ class FunctionSpaceCurvature(Curvature):
     """
 
     costly = True
+    captures = False
 
     def __init__(self, tangent: Tangent, likelihood: Likelihood) -> None:
         super().__init__(tangent, likelihood)

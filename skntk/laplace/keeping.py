@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skntk.laplace.likelihoods import Counts, Gaussian, Likelihood
-from skntk.laplace.posterior import Curvature
+from skntk.laplace.likelihoods import Categorical, Counts, Gaussian
+from skntk.laplace.structures import KINDS
 from skntk.laplace.tangent import Tangent
 
 #: Plain attributes of a fitted estimator that a state holds beside the posterior.
@@ -52,12 +52,7 @@ def state_of(estimator: Any) -> dict[str, Any]:
     }
 
 
-def restore(
-    estimator: Any,
-    state: dict[str, Any],
-    kinds: dict[str, type[Curvature]],
-    categorical: Likelihood,
-) -> None:
+def restore(estimator: Any, state: dict[str, Any]) -> None:
     """Make an estimator what it was.
 
     Raises
@@ -83,7 +78,7 @@ def restore(
     estimator._counts = counts = Counts()
     counts.rows, counts.weight, counts.log_weight = state["counts"]
     probe = torch.zeros(2, *estimator._input_shape, dtype=torch.float64)
-    tangent = Tangent(module, estimator.parameters, probe, split_bias=state["split_bias"])
+    tangent = Tangent(module, estimator.parameters, probe)
     if list(tangent.names) != state["names"]:
         raise ValueError(
             f"the state has the uncertain parameters {state['names']}, but parameters="
@@ -91,6 +86,7 @@ def restore(
             "one that was kept."
         )
     variances: Tensor | None = state["variances"]
-    likelihood = categorical if variances is None else Gaussian(variances)
-    estimator._curvature = kinds[state["kind"]](tangent, likelihood)
+    likelihood = Categorical() if variances is None else Gaussian(variances)
+    tangent = tangent.with_split_biases() if state["split_bias"] else tangent
+    estimator._curvature = KINDS[state["kind"]](tangent, likelihood)
     estimator._curvature.load(state["curvature"])

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skntk.core import TrainingDivergedError
+from skntk.finite.network import NetworkInputs, eval_mode, evaluate, naming_failures
 from skntk.training.base import PRECONDITIONERS, NetworkEstimator
 
 
@@ -84,6 +85,14 @@ def trained_module(network: Any) -> nn.Module:
         f"module={network!r} with prefit=True must be a trained torch.nn.Module, a fitted skorch "
         "net, or a fitted NetworkRegressor or NetworkClassifier."
     )
+
+
+def n_outputs(module: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Outputs of a module for one row of that shape."""
+    like = next(iter(module.parameters()), torch.empty(0))
+    inputs = NetworkInputs(torch.zeros(2, *input_shape).to(like))
+    with naming_failures(module, inputs), torch.no_grad(), eval_mode(module):
+        return evaluate(module, inputs).shape[1]
 
 
 def check_finite(module: nn.Module) -> None:

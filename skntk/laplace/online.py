@@ -99,13 +99,12 @@ class OnlineEvidence(Callback):
             n_targets = y.numel()
             likelihood = Gaussian(torch.ones(y.shape[1], dtype=torch.float64, device=device))
             y = y.double()
-        split = kind is KroneckerCurvature
-        tangent = Tangent(net.module_, self.parameters, X[:2], split_bias=split)
-        curvature, counts, loss = kind(tangent, likelihood), Counts(), 0.0
+        tangent = Tangent(net.module_, self.parameters, X[:2])
+        if kind is KroneckerCurvature:
+            tangent = tangent.with_split_biases()
+        curvature, counts = kind(tangent, likelihood), Counts()
         ones = torch.ones(len(X), dtype=torch.float64, device=device)
-        for block in tangent.blocks(X):
-            loss += likelihood.loss(block.outputs, y[block.at], ones[block.at])
-            curvature.add(block, ones[block.at])
+        loss = sum(part for _, part in curvature.take(X, y, ones))
         counts.add(ones)
         evidence = Evidence.of(curvature, self.structure, loss, counts)
         with warnings.catch_warnings():  # it is for the end to say what the data do not tell

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skntk.laplace.likelihoods import Likelihood
-from skntk.laplace.tangent import Rows, Tangent
+from skntk.laplace.tangent import Rows, Tangent, check_finite_outputs
 
 
 class Curvature(ABC):
@@ -26,9 +26,25 @@ class Curvature(ABC):
 
     #: Whether one evaluation costs so much that a search should make few.
     costly = False
+    #: Whether the Jacobians of rows are needed when these are taken in.
+    captures = True
 
     def __init__(self, tangent: Tangent, likelihood: Likelihood) -> None:
         self.tangent, self.likelihood = tangent, likelihood
+
+    def take(self, X: Tensor, targets: Tensor, weights: Tensor) -> Iterator[tuple[Tensor, float]]:
+        """Take in rows block by block; for each its outputs and its loss at noise scale 1.
+
+        Raises
+        ------
+        TrainingDivergedError
+            If outputs are not finite.
+        """
+        for rows in self.tangent.blocks(X, captured=self.captures):
+            check_finite_outputs(rows.outputs)
+            loss = self.likelihood.loss(rows.outputs, targets[rows.at], weights[rows.at])
+            self.add(rows, weights[rows.at])
+            yield rows.outputs, loss
 
     @abstractmethod
     def add(self, rows: Rows, weights: Tensor) -> None:

@@ -208,9 +208,9 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
             Itself.
         """
         if not self.__sklearn_is_fitted__():
-            with self._streaming():
-                return self.fit(X, y, row_weight=row_weight)
-        self._add_rows(X, y, row_weight)
+            self._fit(X, y, row_weight, streamed=True)
+        else:
+            self._add_rows(X, y, row_weight)
         return self
 
     def _read_network(self, y: Any, classes: Any) -> None:

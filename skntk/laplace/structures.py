@@ -63,8 +63,7 @@ def chosen_curvature(
     if curvature == "diag":
         return curvature, DiagonalCurvature(tangent, likelihood)
     if curvature == "kron":
-        tangent = Tangent(module, parameters, rows, split_bias=True)
-        return curvature, KroneckerCurvature(tangent, likelihood)
+        return curvature, KroneckerCurvature(tangent.with_split_biases(), likelihood)
     if factors:
         return curvature, KroneckerCurvature(tangent, likelihood)
     by_weights = n_parameters <= (FULL_UP_TO if streamed else n_outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skntk.core import TrainingDivergedError
 from skntk.finite import EmpiricalKernel, Linearized, last_layer
 from skntk.finite.capture import Capture, sweep
 from skntk.finite.gauss_newton import Outer
@@ -53,8 +55,6 @@ class Tangent:
         Which parameters are uncertain; None for all that require gradients.
     probe : Tensor
         A few rows.
-    split_bias : bool, default=False
-        Whether weight and bias of a layer are taken for two layers.
 
     Attributes
     ----------
@@ -64,32 +64,40 @@ class Tangent:
         The uncertain parameters, in the order of ``named_parameters()``.
     weights : dict of str to Tensor
         Their values.
+    split_bias : bool
+        Whether weight and bias of a layer are taken for two layers.
     layers : list of Layer
         The layers as captured on two rows: how the parameters are laid out.
     n_outputs : int
         Outputs of the network.
     """
 
-    def __init__(
-        self, module: nn.Module, parameters: Any, probe: Tensor, *, split_bias: bool = False
-    ) -> None:
-        check_module(private_copy(module))
+    def __init__(self, module: nn.Module, parameters: Any, probe: Tensor) -> None:
         self.module = private_copy(module, torch.float64)
+        check_module(self.module)
         self.tangent_module = tangent_of(self.module)
         rows = torch.arange(2) % len(probe)
         inputs = self.inputs(probe[rows])
+        check_finite_outputs(self.outputs(inputs))
         if isinstance(parameters, str) and parameters == LAST_LAYER:
             parameters = last_layer(self.tangent_module, inputs)
         chosen = named_parameters(self.tangent_module, parameters)
-        self.names, self.split_bias = tuple(chosen), split_bias
+        self.names, self.split_bias = tuple(chosen), False
         trained = self.module.module if isinstance(self.module, Linearized) else self.module
         live = dict(trained.named_parameters())
         self.weights = {name: live[name].detach() for name in self.names}
         self._plan = Plan.of(self.tangent_module, inputs, chosen)
         first = sweep(self.tangent_module, inputs, self._plan)
         self.n_outputs = first.outputs.shape[1]
-        self.layers = self._as_layers(first)
+        self.layers = first.layers
         self._row_numbers = max(1, sum(_numbers(layer) for layer in self.layers))
+
+    def with_split_biases(self) -> Tangent:
+        """The same, with weight and bias of a layer taken for two layers."""
+        made = copy.copy(self)
+        made.split_bias = True
+        made.layers = made._split(self.layers)
+        return made
 
     @property
     def n_parameters(self) -> int:
@@ -114,31 +122,28 @@ class Tangent:
             rows = torch.arange(start, start + n) if n > 1 else torch.tensor([start, start])
             yield inputs[rows], n
 
-    def blocks(self, X: Any) -> Iterator[Rows]:
-        """Rows captured block by block."""
+    def blocks(self, X: Any, *, captured: bool = True) -> Iterator[Rows]:
+        """Rows block by block, with their layers unless that is not asked for."""
         inputs = self.inputs(X)
-        size = max(2, _BUDGET // self._row_numbers)
+        size = max(2, _BUDGET // self._row_numbers) if captured else max(len(inputs), 1)
         for start in range(0, len(inputs), size):
             at = slice(start, min(start + size, len(inputs)))
-            with ONE_AT_A_TIME:
-                captured = sweep(self.tangent_module, inputs[at], self._plan)
-            outputs = captured.outputs
-            if isinstance(self.module, Linearized):
+            layers: list[Layer] = []
+            outputs = None
+            if captured:
+                with ONE_AT_A_TIME:
+                    found = sweep(self.tangent_module, inputs[at], self._plan)
+                layers, outputs = self._as_layers(found), found.outputs
+            if outputs is None or isinstance(self.module, Linearized):
                 outputs = self.outputs(inputs[at])
-            yield Rows(at, inputs[at].values, outputs, self._as_layers(captured))
+            yield Rows(at, inputs[at].values, outputs, layers)
 
     def written(self, X: Any) -> Tensor:
         """Jacobian of all rows: (k, n, P), parameters as `layers` has them."""
-        blocks = [
-            torch.cat(
-                [
-                    Outer.of(layer).written().expand(-1, len(rows.outputs), -1)
-                    for layer in rows.layers
-                ],
-                2,
-            )
-            for rows in self.blocks(X)
-        ]
+        blocks = []
+        for rows in self.blocks(X):
+            outer, n = [Outer.of(layer) for layer in rows.layers], len(rows.outputs)
+            blocks.append(torch.cat([x.written().expand(-1, n, -1) for x in outer], 2))
         return torch.cat(blocks, 1)
 
     def moved(self, X: Any, directions: Mapping[str, Tensor]) -> Iterator[Tensor]:
@@ -212,7 +217,7 @@ class Tangent:
         if structure == "scalar":
             of = {name: torch.zeros_like(w) for name, w in self.weights.items()}
         elif structure == "layer":
-            order = list(dict.fromkeys(_layer_of(name) for name in self.names))
+            order = self.group_names(structure)
             of = {
                 name: torch.full_like(w, order.index(_layer_of(name)))
                 for name, w in self.weights.items()
@@ -231,18 +236,30 @@ class Tangent:
         return list(self.names)
 
     def _as_layers(self, captured: Capture) -> list[Layer]:
-        layers: list[Layer] = []
-        for layer in captured.layers:
+        layers = self._split(captured.layers)
+        if _kinds(layers) == _kinds(self.layers):
+            return layers
+        # other operations on these rows: the Jacobian written out, as it was laid out first
+        J = captured.jacobians()
+        return [PlainLayer(" ".join(x.names), layer_matrix(x, J).flatten(2)) for x in self.layers]
+
+    def _split(self, layers: list[Layer]) -> list[Layer]:
+        found: list[Layer] = []
+        for layer in layers:
             if self.split_bias and isinstance(layer, AffineLayer) and layer.weight and layer.bias:
-                layers += [_part(layer, layer.weight), _part(layer, layer.bias)]
+                found += [_part(layer, layer.weight), _part(layer, layer.bias)]
             else:
-                layers.append(layer)
-        known = getattr(self, "layers", None)
-        if known is not None and _kinds(layers) != _kinds(known):
-            # other operations on these rows: the Jacobian written out, as it was laid out first
-            J = captured.jacobians()
-            layers = [PlainLayer(" ".join(x.names), layer_matrix(x, J).flatten(2)) for x in known]
-        return layers
+                found.append(layer)
+        return found
+
+
+def check_finite_outputs(outputs: Tensor) -> None:
+    """Refuse outputs that are not finite."""
+    if not torch.isfinite(outputs).all():
+        raise TrainingDivergedError(
+            "the outputs of the network are not finite on the training rows: it has diverged, or "
+            "the inputs are not scaled as it expects."
+        )
 
 
 def _kinds(layers: list[Layer]) -> list[tuple[type, list[str]]]:

@@ -19,6 +19,14 @@ def check_rows(proba: ArrayLike) -> np.ndarray:
     return P
 
 
+def label_codes(y: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each label stands among the classes, (n,), and the labels that do not."""
+    order = np.argsort(classes)
+    ranks = np.searchsorted(classes[order], y)
+    codes = order[np.minimum(ranks, len(order) - 1)]
+    return codes, np.unique(y[classes[codes] != y])
+
+
 def check_probabilities(
     y_true: ArrayLike, proba: ArrayLike, labels: ArrayLike | None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -35,10 +43,7 @@ def check_probabilities(
             f"proba has {P.shape[1]} columns for {classes.size} labels; pass labels=, one for each "
             "column (an estimator's classes_)."
         )
-    order = np.argsort(classes)
-    ranks = np.searchsorted(classes[order], y)
-    codes = order[np.minimum(ranks, len(order) - 1)]
-    strangers = np.unique(y[classes[codes] != y])
+    codes, strangers = label_codes(y, classes)
     if strangers.size:
         raise ValueError(
             f"y_true holds {strangers.tolist()}, which labels={classes.tolist()} lacks."

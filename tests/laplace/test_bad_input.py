@@ -47,10 +47,6 @@ def test_diverged():
         module[0].weight[0, 0] = torch.nan
     with pytest.raises(TrainingDivergedError, match=r"'0.weight'"):
         fit(module)
-    with torch.no_grad():
-        module[0].weight.fill_(0)
-        module[2].weight.fill_(1e38)
-        module[0].bias.fill_(1e38)
 
     class Overflows(nn.Module):
         def __init__(self):
@@ -58,9 +54,9 @@ def test_diverged():
             self.layer = nn.Linear(3, 3)
 
         def forward(self, x):
-            return torch.exp(self.layer(x) * 1e6)
+            return torch.exp(1e6 * self.layer(x))
 
-    with pytest.raises((TrainingDivergedError, ValueError)):
+    with pytest.raises(TrainingDivergedError, match="outputs of the network are not finite"):
         fit(Overflows())
 
 
@@ -123,7 +119,7 @@ def test_squared_loss():
         ({"curvature": "kfac"}, "curvature"),
         ({"prior_structure": "parameter", "curvature": "kron"}, "coordinates"),
         ({"prior_precision": "validation"}, "X_val"),
-        ({"prior_precision": "validation", "prior_structure": "layer"}, "one number"),
+        ({"prior_precision": "validation", "prior_structure": "layer"}, "one prior precision"),
         ({"online": True}, "prefit=False"),
         ({"parameters": ["nowhere"]}, "fits none"),
         ({"link": "logit"}, "link"),
@@ -218,7 +214,7 @@ def test_state_of_other_parameters():
 def test_criteria_that_contradict():
     with pytest.raises(ValueError, match="online=True"):
         LinearizedLaplaceClassifier(NetworkClassifier(), online=True, prior_precision=1.0).fit(X, Y)
-    with pytest.raises(ValueError, match="prior_structure='scalar'"):
+    with pytest.raises(ValueError, match="pass 'scalar'"):
         LinearizedLaplaceClassifier(net(), prefit=True, prior_structure="layer").fit(
             X, Y, X_val=X, y_val=Y
         )
