@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, jacrev, vmap
 
-from skntk.core import require
 from skntk.finite.fallback import jacobians_agree
 from skntk.finite.network import NetworkInputs
-from skntk.laplace.dense import REMEDY, DensePosterior
+from skntk.laplace.dense import DensePosterior
 from skntk.laplace.factored import FactoredPosterior
 from skntk.laplace.function_space import FunctionSpacePosterior
 from skntk.laplace.posterior import Posterior
@@ -67,8 +66,7 @@ def _turned(posterior: FactoredPosterior, J: Tensor) -> Tensor:
 
 def _jacobian(tangent: Tangent, rows: Tensor) -> Tensor:
     """Jacobian (n, k, P), parameters as `Tangent.flat` has them, by torch.func."""
-    n, k, P = len(rows), tangent.n_outputs, tangent.n_parameters
-    require(2 * 8 * n * k * P, f"the Jacobian of {n} rows", REMEDY, rows.device)
+    tangent.require_jacobian(len(rows))
     module = tangent.tangent_module
     live = dict(module.named_parameters())
     at = {name: live[name].detach() for name in tangent.names}

@@ -289,6 +289,7 @@ class FactoredPosterior(Posterior):
     def joint(self, X: Tensor) -> Tensor:
         """Covariance of all outputs of all rows."""
         k, n = self.tangent.n_outputs, len(X)
+        self.tangent.require_jacobian(n)
         blocks = []
         for rows in self.tangent.blocks(X):
             parts = []

@@ -160,11 +160,8 @@ class FunctionSpacePosterior(Posterior):
 
         Differentiable in it; the Jacobian of the training rows is written out.
         """
-        n, k, r = self._root.shape
-        P = self.tangent.n_parameters
-        require(8 * 3 * n * k * P, f"the Jacobian of {n} training rows", REMEDY, J.device)
         J_train = torch.einsum("pnx,npr->nrx", self.tangent.written(self._inputs), self._root)
-        J_train = J_train.reshape(n * r, P)
+        J_train = J_train.flatten(0, 1)
         cross = J @ J_train.mT
         return (J @ J.mT - cross @ self._inverse @ cross.mT) / self._tau
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skntk.core import TrainingDivergedError
+from skntk.core import TrainingDivergedError, require
 from skntk.finite import EmpiricalKernel, Linearized, last_layer
 from skntk.finite.capture import Capture, sweep
 from skntk.finite.gauss_newton import Outer
@@ -138,8 +138,20 @@ class Tangent:
                 outputs = self.outputs(inputs[at])
             yield Rows(at, inputs[at].values, outputs, layers)
 
+    def require_jacobian(self, n: int) -> None:
+        """Refuse the Jacobian of so many rows, written out, if it does not fit in memory."""
+        like = next(iter(self.weights.values()))
+        require(
+            2 * like.element_size() * n * self.n_outputs * self.n_parameters,
+            f"the Jacobian of {n} rows, {self.n_outputs} outputs and {self.n_parameters} "
+            "parameters",
+            "Pass fewer rows, or make fewer parameters uncertain, such as parameters='last_layer'.",
+            like.device,
+        )
+
     def written(self, X: Any) -> Tensor:
         """Jacobian of all rows: (k, n, P), parameters as `layers` has them."""
+        self.require_jacobian(len(X))
         blocks = []
         for rows in self.blocks(X):
             outer, n = [Outer.of(layer) for layer in rows.layers], len(rows.outputs)

@@ -45,7 +45,7 @@ def test_regressor_is_at_its_mode(structure, seed):
     np.testing.assert_allclose(decays, np.broadcast_to(expected, 4), rtol=1e-9)
     offline = LinearizedLaplaceRegressor(net, curvature="kron", prior_structure=structure).fit(X, y)
     assert model.log_marginal_likelihood_ > offline.log_marginal_likelihood_
-    # the gradient of loss and decay is small beside that of the loss of a fresh network
+    # near the mode the decay cancels the gradient of the loss, to which it would else add
     module = model.module_
     Z = torch.tensor((y - y.mean()) / y.std(), dtype=torch.float32)[:, None]
     loss = 0.5 * (module(torch.tensor(X, dtype=torch.float32)) - Z).square().mean()
@@ -53,8 +53,7 @@ def test_regressor_is_at_its_mode(structure, seed):
     pairs = zip(module.parameters(), gradients, decays, strict=True)
     left = sum(float((g + d * p.detach()).square().sum()) for p, g, d in pairs) ** 0.5
     alone = sum(float(g.square().sum()) for g in gradients) ** 0.5
-    assert left < 0.1
-    assert left < alone + 0.05
+    assert left < alone
 
 
 def test_classifier(seed):
