@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -155,9 +155,9 @@ def naming_failures(module: nn.Module, inputs: NetworkInputs) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, IndexError, TypeError, AttributeError) as error:
-        shapes = ", ".join(str(tuple(t.shape[1:])) for t in inputs.tensors)
+        rows = ", ".join(f"{tuple(t.shape[1:])} and {t.dtype}" for t in inputs.tensors)
         raise ValueError(
-            f"module {type(module).__name__} fails on rows of shape {shapes}: {error}"
+            f"module {type(module).__name__} fails on rows of shape {rows}: {error}"
         ) from error
 
 
@@ -181,6 +181,8 @@ def named_parameters(
 
     Raises
     ------
+    TypeError
+        If it is neither names nor callable.
     ValueError
         If a name fits no parameter, or no parameter is left.
     """
@@ -201,10 +203,15 @@ def named_parameters(
         if not chosen:
             raise ValueError(f"parameters={parameters!r} leaves none of {list(free)}.")
         return chosen
-    names = [parameters] if isinstance(parameters, str) else list(parameters)
-    for wanted in names:
-        if not any(_within(name, wanted) for name in everything):
-            raise ValueError(f"parameters has {wanted!r}, which fits none of {everything}.")
+    wanted = [parameters] if isinstance(parameters, str) else parameters
+    names = list(wanted) if isinstance(wanted, Iterable) else [wanted]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"parameters={parameters!r} must be names, a test of a name, or None.")
+    if not names:
+        raise ValueError(f"parameters={parameters!r} names none of {everything}.")
+    for name in names:
+        if not any(_within(other, name) for other in everything):
+            raise ValueError(f"parameters has {name!r}, which fits none of {everything}.")
     chosen = {name: p for name, p in free.items() if any(_within(name, w) for w in names)}
     if not chosen:
         raise ValueError(f"parameters={names} are all frozen; call requires_grad_(True) on them.")

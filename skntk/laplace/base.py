@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from skntk.core import require
-from skntk.laplace.criteria import chosen_criterion, row_weights
+from skntk.laplace.criteria import chosen_criterion, positive, row_weights
 from skntk.laplace.differentiable import differentiable_posterior
 from skntk.laplace.evidence import Evidence, Optimum, evaluate, maximize
 from skntk.laplace.held_out import best_precision, hold_out
@@ -235,7 +235,7 @@ class LaplaceEstimator(BaseEstimator):
 
     def _as_precision(self, given: Any, evidence: Evidence) -> Tensor:
         like, G = evidence.squares, len(evidence.squares)
-        values = torch.as_tensor(np.array(given, dtype=np.float64), device=like.device)
+        values = torch.as_tensor(positive(given, "prior_precision"), device=like.device)
         if values.ndim == 0:
             values = values.expand(G)
         if values.shape != (G,):
@@ -245,8 +245,6 @@ class LaplaceEstimator(BaseEstimator):
                 f"prior_precision has shape {tuple(values.shape)}, but prior_structure="
                 f"{self.prior_structure!r} needs one number, or {G}{hint}."
             )
-        if not (torch.isfinite(values) & (values > 0)).all():
-            raise ValueError("prior_precision must be positive and finite.")
         return values.to(like.dtype)
 
     def _by_validation(
@@ -448,22 +446,3 @@ class LaplaceEstimator(BaseEstimator):
         tags.input_tags.sparse = False
         tags.non_deterministic = False
         return tags
-
-
-def per_output(values: Any, k: int, name: str) -> np.ndarray:
-    """One positive number, or one for each output, as (k,)."""
-    found = np.array(values, dtype=np.float64)
-    if found.ndim == 0:
-        found = np.full(k, float(found))
-    if found.shape != (k,):
-        raise ValueError(f"{name} has shape {found.shape}; pass one number, or {k}.")
-    if not (np.isfinite(found) & (found > 0)).all():
-        raise ValueError(f"{name} must be positive and finite, is {found.tolist()}.")
-    return found
-
-
-def whole(number: Any, name: str) -> int:
-    """A positive integer."""
-    if not isinstance(number, Integral) or number < 1:
-        raise ValueError(f"{name}={number!r} must be an integer of at least 1.")
-    return int(number)

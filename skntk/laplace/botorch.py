@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ class LaplaceModel(Model):
         mean, cov = self.estimator.differentiable(X)
         noise = torch.as_tensor(self.estimator.noise_variance_).to(mean).expand(mean.shape[-1])
         if output_indices is not None:
-            at = torch.as_tensor(output_indices, device=mean.device)
+            at = _positions(output_indices, mean.shape[-1]).to(mean.device)
             mean, noise = mean[..., at], noise[at]
             cov = cov[..., at, :, :][..., at]
         q, k = mean.shape[-2:]
@@ -99,3 +100,10 @@ class LaplaceModel(Model):
         else:
             found = GPyTorchPosterior(MultitaskMultivariateNormal(mean, cov))
         return found if posterior_transform is None else posterior_transform(found)
+
+
+def _positions(indices: Any, k: int) -> Tensor:
+    """Positions of some of k targets."""
+    if len(indices) == 0 or not all(isinstance(i, Integral) and -k <= int(i) < k for i in indices):
+        raise ValueError(f"output_indices={indices!r} must be numbers of the {k} targets, from 0.")
+    return torch.tensor(indices) % k

@@ -11,7 +11,8 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
-from skntk.laplace.base import LaplaceEstimator, Uncertainty, whole
+from skntk.laplace.base import LaplaceEstimator, Uncertainty
+from skntk.laplace.criteria import whole
 from skntk.laplace.likelihoods import Categorical, Likelihood
 from skntk.laplace.links import bridge, entropies, probit
 from skntk.laplace.networks import n_outputs, trained_module

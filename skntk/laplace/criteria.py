@@ -1,7 +1,8 @@
-"""What finds the prior precision, and which arguments contradict each other."""
+"""What finds the prior precision, and checks of arguments that scikit-learn's do not reach."""
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -103,3 +104,37 @@ def row_weights(row_weight: Any, n: int, prefit: bool) -> np.ndarray:
             "Leave out rows that shall not count."
         )
     return weights
+
+
+def positive(values: Any, name: str) -> np.ndarray:
+    """Positive numbers as an array.
+
+    Raises
+    ------
+    ValueError
+        If they are none.
+    """
+    try:
+        found = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}={values!r} must be a number, or numbers.") from error
+    if not (np.isfinite(found) & (found > 0)).all():
+        raise ValueError(f"{name} must be positive and finite, is {found.tolist()}.")
+    return found
+
+
+def per_output(values: Any, k: int, name: str) -> np.ndarray:
+    """One positive number, or one for each output, as (k,)."""
+    found = positive(values, name)
+    if found.ndim == 0:
+        found = np.full(k, float(found))
+    if found.shape != (k,):
+        raise ValueError(f"{name} has shape {found.shape}; pass one number, or {k}.")
+    return found
+
+
+def whole(number: Any, name: str) -> int:
+    """A positive integer."""
+    if not isinstance(number, Integral) or number < 1:
+        raise ValueError(f"{name}={number!r} must be an integer of at least 1.")
+    return int(number)

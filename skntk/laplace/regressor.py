@@ -11,7 +11,8 @@ import torch
 from sklearn.base import RegressorMixin
 from torch import Tensor
 
-from skntk.laplace.base import LaplaceEstimator, Uncertainty, per_output, whole
+from skntk.laplace.base import LaplaceEstimator, Uncertainty
+from skntk.laplace.criteria import per_output, whole
 from skntk.laplace.likelihoods import Gaussian, Likelihood
 from skntk.laplace.tangent import Tangent
 from skntk.machines.validation import Interval, StrOptions, fit_context

@@ -21,6 +21,7 @@ from skntk.finite.network import (
     check_module,
     evaluate,
     named_parameters,
+    naming_failures,
     private_copy,
 )
 from skntk.finite.plan import Plan
@@ -78,7 +79,9 @@ class Tangent:
         self.tangent_module = tangent_of(self.module)
         rows = torch.arange(2) % len(probe)
         inputs = self.inputs(probe[rows])
-        check_finite_outputs(self.outputs(inputs))
+        with naming_failures(self.module, inputs):
+            outputs = self.outputs(inputs)
+        check_finite_outputs(outputs)
         if isinstance(parameters, str) and parameters == LAST_LAYER:
             parameters = last_layer(self.tangent_module, inputs)
         chosen = named_parameters(self.tangent_module, parameters)

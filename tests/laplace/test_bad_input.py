@@ -122,6 +122,8 @@ def test_squared_loss():
         ({"prior_precision": "validation", "prior_structure": "layer"}, "one prior precision"),
         ({"online": True}, "prefit=False"),
         ({"parameters": ["nowhere"]}, "fits none"),
+        ({"parameters": []}, "names none of"),
+        ({"prior_precision": ["a", "b"], "prior_structure": "layer"}, "must be a number"),
         ({"link": "logit"}, "link"),
     ],
 )
@@ -130,12 +132,30 @@ def test_parameters(more, match):
         fit(net(), **more)
 
 
+def test_names_of_parameters():
+    with pytest.raises(TypeError, match=r"parameters=\[1\]"):
+        fit(net(), parameters=[1])
+    with pytest.raises(TypeError, match="parameters=3"):
+        fit(net(), parameters=3)
+
+
+def test_a_module_with_a_precision_of_its_own():
+    class Casts(nn.Linear):
+        def forward(self, X):
+            return super().forward(X.float())
+
+    with pytest.raises(ValueError, match=r"Casts fails on rows of shape \(3,\) and torch.float64"):
+        fit(Casts(3, 3))
+
+
 def test_noise():
     kind = LinearizedLaplaceRegressor
     with pytest.raises(ValueError, match="noise_variance"):
         fit(net(1), T, kind, noise_variance=0.0)
     with pytest.raises(ValueError, match="pass one number, or 1"):
         fit(net(1), T, kind, noise_variance=[1.0, 2.0])
+    with pytest.raises(ValueError, match="must be a number"):
+        fit(net(1), T, kind, noise_variance=["a"])
     model = fit(net(1), T, kind)
     with pytest.raises(ValueError, match="positive number"):
         model.log_marginal_likelihood(noise_variance=-1.0)

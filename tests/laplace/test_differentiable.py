@@ -90,6 +90,9 @@ def test_botorch(model, seed):
     np.testing.assert_allclose(
         second.variance.detach()[..., 0], found.variance.detach()[..., 1], rtol=1e-6
     )
+    for indices in ([], [2], [0.5], ["a"]):
+        with pytest.raises(ValueError, match="output_indices"):
+            wrapped.posterior(X, output_indices=indices)
     assert wrapped.num_outputs == 2
     transform = botorch.acquisition.objective.ScalarizedPosteriorTransform(torch.ones(2).double())
     acquisition = botorch.acquisition.UpperConfidenceBound(
