@@ -189,9 +189,9 @@ class KroneckerCurvature(FactoredCurvature):
                 B = Outer.of(layer).B[:, :, None]
             if root is None:
                 root = self.likelihood.root(rows.outputs, weights)
-            for p in range(root.shape[2]):
-                g = torch.einsum("np,pnsm->nsm", root[:, :, p], B).flatten(0, 1)
-                G.addmm_(g.mT, g)
+            each = B.expand(-1, len(root), -1, -1).transpose(0, 1).flatten(2)
+            g = torch.bmm(root.mT, each).view(-1, B.shape[3])
+            G.addmm_(g.mT, g)
 
     def state(self) -> dict[str, Any]:
         """The factors."""

@@ -1,5 +1,7 @@
 """Every structure against matrices that are written out, on networks of many kinds of layers."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,12 @@ from torch import nn
 import skntk.nn as snn
 from skntk import LinearizedLaplaceClassifier, LinearizedLaplaceRegressor
 from skntk.finite import capture
+from skntk.laplace import dense, factored, function_space
 
 K = 3
 
 
-def dense():
+def plain():
     return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, K))
 
 
@@ -58,7 +61,7 @@ class Unknown(nn.Module):
         return self.last(torch.logsumexp(x[:, None, :] * self.scale, 2))
 
 
-NETWORKS = [dense, scaled, convolutional, normalized, Shared, Unknown]
+NETWORKS = [plain, scaled, convolutional, normalized, Shared, Unknown]
 
 
 @pytest.fixture(params=NETWORKS, ids=lambda make: make.__name__)
@@ -182,8 +185,8 @@ def test_subset(problem, curvature):
     ("curvature", "n"), [("full", 14), ("full", 3), ("kron", 14), ("diag", 14)]
 )
 @pytest.mark.parametrize("make", [scaled, convolutional])
-def test_draws(make, curvature, n, seed):
-    """Functions that are drawn have the joint covariance."""
+def test_draws(make, curvature, n, seed, monkeypatch):
+    """Functions that are drawn are linear in normal numbers, with the joint covariance."""
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -191,12 +194,28 @@ def test_draws(make, curvature, n, seed):
     X, y, Z = rng.standard_normal((n, 6)), np.arange(n) % K, rng.standard_normal((5, 6))
     model = fitted(net, X, y, curvature=curvature, prior_precision=2.0)
     mean, joint = model.predict_function(Z, joint=True)
-    draws = torch.stack(list(model._draws(torch.tensor(Z), 300, 0))).flatten(1).numpy()
-    joint = joint.reshape(15, 15)
-    std = np.sqrt(joint.diagonal() + 1e-12)
-    # the largest of 225 entries, each of standard deviation about 0.06
-    assert np.abs((np.cov(draws.T) - joint) / np.outer(std, std)).max() < 0.35
-    assert np.abs((draws.mean(0) - mean.ravel()) / std).max() < 0.25
+    sizes = []
+
+    def zeros(shape, generator, like):
+        sizes.append(math.prod(shape[1:]))
+        return like.new_zeros(shape)
+
+    def units(shape, generator, like):
+        at = sizes.pop(0)
+        columns = like.new_zeros(shape).flatten(1)
+        columns[at : at + columns.shape[1]] = torch.eye(columns.shape[1], dtype=like.dtype)
+        return columns.view(shape)
+
+    def drawn(number, normal):
+        for module in (dense, factored, function_space):
+            monkeypatch.setattr(module, "normal", normal)
+        return torch.stack(list(model._draws(torch.tensor(Z), number, 0))).flatten(1).numpy()
+
+    np.testing.assert_allclose(drawn(1, zeros), mean.reshape(1, 15), rtol=1e-10, atol=1e-10)
+    total = sum(sizes)
+    sizes[:] = [sum(sizes[:i]) for i in range(len(sizes))]
+    moves = drawn(total, units) - mean.ravel()
+    np.testing.assert_allclose(moves.T @ moves, joint.reshape(15, 15), rtol=1e-8, atol=1e-10)
 
 
 def test_many_classes_take_no_sweep_each(seed):
