@@ -90,6 +90,9 @@ class LaplaceEstimator(BaseEstimator):
         """Scale of the noise by held out rows."""
         return 1.0
 
+    def _check_module(self, classes: Any) -> None:
+        """Refuse, before anything is trained, a network that the posterior cannot be of."""
+
     # Data
 
     def _rows(self, X: Any, y: Any = "no_validation", *, reset: bool = True) -> Any:
@@ -130,6 +133,7 @@ class LaplaceEstimator(BaseEstimator):
         for name in ("validation_scores_", "_optimum"):  # of another fit
             self.__dict__.pop(name, None)
         self.criterion_ = chosen_criterion(self, X_val, y_val)
+        self._check_module(classes)
         rows, y = self._rows(X, y)
         weights = row_weights(row_weight, len(rows), self.prefit)
         held = None if X_val is None else self._rows(X_val, y_val, reset=False)

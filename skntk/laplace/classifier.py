@@ -235,27 +235,33 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
                     "network is trained on the rows of the first call; train it on all classes, "
                     "and pass it with prefit=True."
                 )
-            known = classes if self.prefit and not hasattr(self.module, "classes_") else None
+            known = None if self._knows_labels else classes
             self._fit(X, y, row_weight, known, streamed=True)
         else:
             self._add_rows(X, y, row_weight)
         return self
 
-    def _read_network(self, y: Any, classes: Any) -> None:
-        check_classification_targets(y)
-        found, network = np.unique(y), self.network_
-        if classes is not None and not (self.prefit and not hasattr(network, "classes_")):
+    @property
+    def _knows_labels(self) -> bool:
+        return not self.prefit or hasattr(self.module, "classes_")
+
+    def _check_module(self, classes: Any) -> None:
+        if classes is not None and self._knows_labels:
             raise ValueError(
                 "classes is for prefit=True with a module, which does not know its labels; leave "
                 "it out."
             )
+        if isinstance(self.module, NetworkClassifier) and self.module.loss != "cross_entropy":
+            raise ValueError(
+                f"the network is one of loss={self.module.loss!r}, but the posterior is that of "
+                "the cross-entropy; pass NetworkClassifier(loss='cross_entropy')."
+            )
+
+    def _read_network(self, y: Any, classes: Any) -> None:
+        check_classification_targets(y)
+        found, network = np.unique(y), self.network_
         k = n_outputs(trained_module(network), self._input_shape)
         if isinstance(network, NetworkClassifier):
-            if network.loss != "cross_entropy":
-                raise ValueError(
-                    "the network was trained with loss='squared', but the posterior is that of the "
-                    "cross-entropy; pass NetworkClassifier(loss='cross_entropy')."
-                )
             self.classes_ = network.classes_
         elif classes is not None:
             self.classes_ = np.asarray(classes)

@@ -95,8 +95,6 @@ def test_classes():
         model.partial_fit(X, Y + 1)
     with pytest.raises(ValueError, match="each label once"):
         LinearizedLaplaceClassifier(net(), prefit=True).fit(X, Y, classes=[0, 0, 1])
-    with pytest.raises(ValueError, match="leave it out"):
-        LinearizedLaplaceClassifier(NetworkClassifier()).fit(X, Y, classes=[0, 1, 2])
     with pytest.raises(ValueError, match="one class"):
         LinearizedLaplaceClassifier(NetworkClassifier(max_epochs=1)).fit(X, np.zeros(20))
     with pytest.raises(ValueError, match="outputs"):
@@ -107,6 +105,19 @@ def test_squared_loss():
     trained = NetworkClassifier(width=4, max_epochs=1, loss="squared", random_state=0).fit(X, Y)
     with pytest.raises(ValueError, match="cross_entropy"):
         fit(trained)
+
+
+def test_contradictions_are_refused_before_training(monkeypatch):
+    def fit(*args):
+        raise AssertionError("it was trained")
+
+    monkeypatch.setattr(NetworkClassifier, "fit", fit)
+    with pytest.raises(ValueError, match="leave it out"):
+        LinearizedLaplaceClassifier(NetworkClassifier()).fit(X, Y, classes=[0, 1, 2])
+    for call in ("fit", "partial_fit"):
+        model = LinearizedLaplaceClassifier(NetworkClassifier(loss="squared"))
+        with pytest.raises(ValueError, match="cross_entropy"):
+            getattr(model, call)(X, Y)
 
 
 @pytest.mark.parametrize(
