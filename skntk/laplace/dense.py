@@ -10,10 +10,10 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from skntk.core import NotPositiveDefiniteError, require
+from skntk.core import require
 from skntk.finite.gauss_newton import Outer, OutputCovariance, gauss_newton
 from skntk.laplace.likelihoods import Likelihood
-from skntk.laplace.posterior import Curvature, Posterior, by_group, normal
+from skntk.laplace.posterior import Curvature, Posterior, by_group, normal, require_precision
 from skntk.laplace.tangent import Rows, Tangent
 from skntk.solvers import CholeskyFactor, cholesky
 from skntk.solvers.backends import POTRF_MAX_ROWS, mirror_
@@ -50,12 +50,7 @@ class DenseCurvature(Curvature):
         A = self.H / scale
         A.diagonal().add_(precision[groups])
         factor = cholesky(mirror_(A), 0.0, overwrite=True)
-        if factor.jitter > 0.01 * float(precision.min()):
-            raise NotPositiveDefiniteError(
-                f"the full posterior needs a prior precision above {100 * factor.jitter:.3g}, but "
-                f"prior_precision={float(precision.min()):.3g} is lost in rounding beside the "
-                "curvature of the data: raise it, or the noise, or pass curvature='kron'."
-            )
+        require_precision(factor.jitter, float(precision.min()))
         return DensePosterior(self.tangent, factor, precision, groups)
 
     def estimate(self, ridge: float) -> tuple[float, float] | None:

@@ -34,6 +34,8 @@ COSTLY_TOLERANCE, TOLERANCE = 0.02, 1e-10
 BOUNDS = 1e-9, 1e9
 #: Largest relative step of a search, and how many it may make.
 _LARGEST_STEP, _SMALLEST_STEP, _MOST_STEPS = 4.0, 1e-9, 60
+#: How near, relatively, the smallest precision that rounding allows is approached.
+_NEAR = 1e-2
 #: Steps by cheaper estimates in front of a search whose evaluations are costly.
 _ESTIMATES = 2
 #: Share of the targets, or number of parameters, at which prior and noise cannot be told apart.
@@ -206,10 +208,13 @@ def _common(
     for _ in range(_MOST_STEPS):
         try:
             best = evaluate(evidence, *at(log_r))
-        except NotPositiveDefiniteError:
-            if best is not None or high - log_r < 1e-6:
-                raise
-            low, log_r = log_r, min(log_r + _LARGEST_STEP, high)
+        except NotPositiveDefiniteError:  # lost in rounding
+            if high - log_r < _NEAR:
+                if best is None:
+                    raise
+                break
+            low = log_r
+            log_r = min(log_r + _LARGEST_STEP, high) if best is None else 0.5 * (low + high)
             continue
         gamma, slope = float(best.posterior.effective.sum()), best.posterior.slope
         excess = gamma - wanted(log_r)

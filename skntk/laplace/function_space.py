@@ -12,7 +12,7 @@ from torch import Tensor
 from skntk.core import require
 from skntk.laplace.dense import REMEDY
 from skntk.laplace.likelihoods import Likelihood
-from skntk.laplace.posterior import Curvature, Posterior, normal
+from skntk.laplace.posterior import Curvature, Posterior, normal, require_precision
 from skntk.laplace.tangent import Rows, Tangent
 from skntk.solvers import CholeskyFactor, cholesky
 
@@ -75,6 +75,8 @@ class FunctionSpaceCurvature(Curvature):
         ridge = tau * scale
         K = self.gram()
         factor = cholesky(K, ridge)
+        eps = torch.finfo(K.dtype).eps
+        require_precision(max(factor.jitter, eps * float(K.diagonal().max())) / scale, tau)
         found = FunctionSpacePosterior(self, factor, tau, scale)
         P, N = self.tangent.n_parameters, len(K)
         # det(H/c + t I) = t^(P - N) det(K/c + t I) = t^(P - N) c^-N det(K + t c I)

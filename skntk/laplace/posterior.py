@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skntk.core import NotPositiveDefiniteError
 from skntk.laplace.likelihoods import Likelihood
 from skntk.laplace.tangent import Rows, Tangent, check_finite_outputs
 
@@ -79,10 +80,16 @@ class Curvature(ABC):
     def variances(
         self, X: Tensor, precisions: Iterable[float], groups: Tensor, scale: float
     ) -> Iterator[Tensor]:
-        """Variances (n, k) of the outputs under one prior precision after the other."""
+        """Variances (n, k) of the outputs under one prior precision after the other.
+
+        NaN where a precision is lost in rounding.
+        """
         for tau in precisions:
             precision = torch.full((1,), tau, dtype=torch.float64, device=groups.device)
-            yield self.posterior(precision, groups, scale).variance(X)
+            try:
+                yield self.posterior(precision, groups, scale).variance(X)
+            except NotPositiveDefiniteError:
+                yield X.new_full((len(X), self.tangent.n_outputs), torch.nan)
 
     def estimate(self, ridge: float) -> tuple[float, float] | None:
         """Effective number of parameters of H + `ridge`, and its slope, by a cheaper way.
@@ -134,6 +141,22 @@ class Posterior(ABC):
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw moves of the weights: by name, (n, *shape)."""
+
+
+def require_precision(rounding: float, precision: float) -> None:
+    """Refuse a prior precision that `rounding` of the curvature leaves nothing of.
+
+    Raises
+    ------
+    NotPositiveDefiniteError
+        Naming what can be told from zero.
+    """
+    if rounding > 0.01 * precision:
+        raise NotPositiveDefiniteError(
+            f"the full posterior needs a prior precision above {100 * rounding:.3g}, but "
+            f"prior_precision={precision:.3g} is lost in rounding beside the curvature of the "
+            "data: raise it, or the noise, or pass curvature='kron'."
+        )
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:

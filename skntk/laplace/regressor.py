@@ -87,7 +87,8 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
     log_marginal_likelihood_ : float
         Of y in its units, in nats.
     validation_scores_ : ndarray of shape (25,)
-        Log-likelihoods of the held out rows on the grid, if they were used; NaN where not tried.
+        Log-likelihoods of the held out rows on the grid, if they were used; NaN where not tried,
+        or lost in rounding.
     n_features_in_, feature_names_in_
         As of scikit-learn.
 

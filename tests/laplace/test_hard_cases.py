@@ -92,10 +92,29 @@ def test_layer_with_two_priors():
     np.testing.assert_allclose(std[:, 0] ** 2, np.diag(B @ S @ B.T), rtol=1e-9)
 
 
-def test_precision_that_is_lost_in_rounding():
-    options = {"curvature": "full", "prior_structure": "layer", "noise_variance": 1e-6}
+@pytest.mark.parametrize(("structure", "smallest"), [("layer", 1e-9), ("scalar", 1e-15)])
+def test_precision_that_is_lost_in_rounding(structure, smallest):
+    """In the space of the weights, and in that of the outputs."""
+    options = {"curvature": "full", "prior_structure": structure, "noise_variance": 1e-6}
     with pytest.raises(NotPositiveDefiniteError, match="lost in rounding"):
-        regressor(net(2), prior_precision=1e-9, **options).fit(X[:6], Y[:6])
+        regressor(net(2), prior_precision=smallest, **options).fit(X[:6], Y[:6])
+
+
+@pytest.mark.parametrize("n", [6, 20])
+def test_searches_go_past_precisions_that_are_lost(n):
+    """Inputs so large that a part of the grid is lost, in either space."""
+    module, large = net(2), 1e6 * X
+    module[1] = nn.ReLU()
+    with torch.no_grad():
+        targets = module(torch.tensor(large)).numpy() + Y
+    held = {"X_val": large[n // 2 :], "y_val": targets[n // 2 :]}
+    model = regressor(module, curvature="full").fit(large[:n], targets[:n], **held)
+    scores = model.validation_scores_
+    assert np.isnan(scores[0])
+    assert np.nanmax(scores) == scores[-1]
+    assert model.prior_precision_ == 1e4
+    evident = regressor(module, curvature="full").fit(large[:n], targets[:n])
+    assert np.isfinite(evident.log_marginal_likelihood_)
 
 
 class Squeezing(nn.Module):
