@@ -30,10 +30,10 @@ def differentiable_posterior(
         (..., q).
     """
     tangent = posterior.tangent
-    rows = X.reshape(-1, *X.shape[len(front) :]).to(next(iter(tangent.weights.values())))
+    rows = X.reshape(-1, *X.shape[len(front) :]).to(next(tangent.module.parameters()))
     k = tangent.n_outputs
     with ONE_AT_A_TIME:
-        mean = tangent.module(rows).reshape(*front, k)
+        mean = tangent.module(rows).reshape(*front, k).double()
     J = _jacobian(tangent, rows).reshape(*front[:-1], front[-1] * k, -1)  # (..., q k, P)
     if isinstance(posterior, DensePosterior):
         cov = J @ posterior.weights_covariance @ J.mT
@@ -84,5 +84,5 @@ def _jacobian(tangent: Tangent, rows: Tensor) -> Tensor:
         if not right:
             each = [jacrev(outputs)(at, x) for x in rows]
             J = {name: torch.stack([found[name] for found in each]) for name in at}
-    parts = [layer_matrix(layer, J).flatten(2) for layer in tangent.layers]
+    parts = [layer_matrix(layer, J).flatten(2).double() for layer in tangent.layers]
     return torch.cat(parts, 2)

@@ -28,8 +28,9 @@ from skntk.finite.plan import Plan
 from skntk.finite.products import directional, network_function
 from skntk.training.preconditioners import tangent_module as tangent_of
 
-#: Numbers that the captured layers of a block of rows may take.
+#: Numbers that the captured layers of a block of rows may take, and how many rows it may have.
 _BUDGET = 2**24
+_ROWS = 1024
 LAST_LAYER = "last_layer"
 #: Sweeps of several threads, which torch's transforms and function modes do not keep apart.
 ONE_AT_A_TIME = threading.RLock()
@@ -46,7 +47,10 @@ class Rows:
 
 
 class Tangent:
-    """A trained network in float64, of which some parameters are uncertain.
+    """A trained network, of which some parameters are uncertain.
+
+    It is run in float64; in its own float32, which is several times faster for convolutions, if
+    only its last layer is uncertain, whose inputs are all that is wanted. What it gives is float64.
 
     Parameters
     ----------
@@ -64,7 +68,10 @@ class Tangent:
     names : tuple of str
         The uncertain parameters, in the order of ``named_parameters()``.
     weights : dict of str to Tensor
-        Their values.
+        Their values, in float64.
+    on_features : bool
+        Whether the uncertain parameters are those of the last layer, so that outputs are linear in
+        them: its inputs take the place of Jacobians.
     split_bias : bool
         Whether weight and bias of a layer are taken for two layers.
     layers : list of Layer
@@ -74,8 +81,18 @@ class Tangent:
     """
 
     def __init__(self, module: nn.Module, parameters: Any, probe: Tensor) -> None:
-        self.module = private_copy(module, torch.float64)
-        check_module(self.module)
+        self.split_bias = False
+        single = {p.dtype for p in module.parameters()} == {torch.float32}
+        some = parameters is not None or not all(p.requires_grad for p in module.parameters())
+        if single and some:
+            self._read(private_copy(module), parameters, probe)
+        if not (single and some and self.on_features):
+            self._read(private_copy(module, torch.float64), parameters, probe)
+
+    def _read(self, module: nn.Module, parameters: Any, probe: Tensor) -> None:
+        """Find the uncertain layers of a network that is this tangent's own."""
+        check_module(module)
+        self.module = module
         self.tangent_module = tangent_of(self.module)
         rows = torch.arange(2) % len(probe)
         inputs = self.inputs(probe[rows])
@@ -85,14 +102,17 @@ class Tangent:
         if isinstance(parameters, str) and parameters == LAST_LAYER:
             parameters = last_layer(self.tangent_module, inputs)
         chosen = named_parameters(self.tangent_module, parameters)
-        self.names, self.split_bias = tuple(chosen), False
+        self.names = tuple(chosen)
+        for name, p in self.tangent_module.named_parameters():
+            p.requires_grad_(name in chosen)  # no graph of what is certain
         trained = self.module.module if isinstance(self.module, Linearized) else self.module
         live = dict(trained.named_parameters())
-        self.weights = {name: live[name].detach() for name in self.names}
+        self.weights = {name: live[name].detach().double() for name in self.names}
         self._plan = Plan.of(self.tangent_module, inputs, chosen)
         first = sweep(self.tangent_module, inputs, self._plan)
         self.n_outputs = first.outputs.shape[1]
-        self.layers = first.layers
+        self.layers = [_in_double(layer) for layer in first.layers]
+        self.on_features = all(getattr(layer, "identity", False) for layer in self.layers)
         self._row_numbers = max(1, sum(_numbers(layer) for layer in self.layers))
 
     def with_split_biases(self) -> Tangent:
@@ -114,21 +134,21 @@ class Tangent:
     def outputs(self, X: Any) -> Tensor:
         """Outputs (n, k) of the trained network."""
         with torch.no_grad(), ONE_AT_A_TIME:
-            found = [evaluate(self.module, rows)[:n] for rows, n in self._chunks(X)]
+            found = [evaluate(self.module, rows)[:n].double() for rows, n in self._chunks(X)]
         return torch.cat(found)
 
     def _chunks(self, X: Any) -> Iterator[tuple[NetworkInputs, int]]:
         """Blocks of rows and their numbers; one row alone comes twice, for modules that squeeze."""
-        inputs, size = self.inputs(X), 1024
-        for start in range(0, len(inputs), size):
-            n = min(size, len(inputs) - start)
+        inputs = self.inputs(X)
+        for start in range(0, len(inputs), _ROWS):
+            n = min(_ROWS, len(inputs) - start)
             rows = torch.arange(start, start + n) if n > 1 else torch.tensor([start, start])
             yield inputs[rows], n
 
     def blocks(self, X: Any, *, captured: bool = True) -> Iterator[Rows]:
         """Rows block by block, with their layers unless that is not asked for."""
         inputs = self.inputs(X)
-        size = max(2, _BUDGET // self._row_numbers) if captured else max(len(inputs), 1)
+        size = max(2, min(_ROWS, _BUDGET // self._row_numbers)) if captured else max(len(inputs), 1)
         for start in range(0, len(inputs), size):
             at = slice(start, min(start + size, len(inputs)))
             layers: list[Layer] = []
@@ -136,7 +156,7 @@ class Tangent:
             if captured:
                 with ONE_AT_A_TIME:
                     found = sweep(self.tangent_module, inputs[at], self._plan)
-                layers, outputs = self._as_layers(found), found.outputs
+                layers, outputs = self._as_layers(found), found.outputs.double()
             if outputs is None or isinstance(self.module, Linearized):
                 outputs = self.outputs(inputs[at])
             yield Rows(at, inputs[at].values, outputs, layers)
@@ -171,10 +191,17 @@ class Tangent:
         directions : dict of str to Tensor
             Moves by name, each (s, *shape).
         """
+        number = len(next(iter(directions.values())))
+        if self.on_features:
+            blocks = [rows.layers for rows in self.blocks(X)]
+            V = [layer_matrix(layer, directions) for layer in self.layers]
+            for s in range(number):
+                yield torch.cat([_moved(layers, [v[s] for v in V]) for layers in blocks])
+            return
         chunks = list(self._chunks(X))
         live = dict(self.tangent_module.named_parameters())
         at = {name: live[name].detach() for name in self.names}
-        for s in range(len(next(iter(directions.values())))):
+        for s in range(number):
             tangents = {name: directions[name][s] for name in self.names}
             parts = []
             for rows, n in chunks:
@@ -187,7 +214,7 @@ class Tangent:
         r"""Product :math:`J^T u` with u (n, k), by name."""
         live = dict(self.tangent_module.named_parameters())
         tensors = [live[name] for name in self.names]
-        total = [torch.zeros_like(t) for t in tensors]
+        total = [torch.zeros_like(t, dtype=torch.float64) for t in tensors]
         start = 0
         for rows, n in self._chunks(X):
             each = u.new_zeros(len(rows), u.shape[1])
@@ -196,14 +223,14 @@ class Tangent:
             with torch.enable_grad(), ONE_AT_A_TIME:
                 outputs = evaluate(self.tangent_module, rows)
                 found = torch.autograd.grad(
-                    outputs, tensors, each, allow_unused=True, materialize_grads=True
+                    outputs, tensors, each.to(outputs), allow_unused=True, materialize_grads=True
                 )
             total = [t + g for t, g in zip(total, found, strict=True)]
         return dict(zip(self.names, total, strict=True))
 
     def kernel(self) -> EmpiricalKernel:
         """The empirical NTK of the uncertain parameters, all pairs of outputs."""
-        return EmpiricalKernel(self.tangent_module, parameters=self.names)
+        return EmpiricalKernel(self.tangent_module, parameters=self.names, dtype="float64")
 
     def flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Tensors by name, of the shapes of the parameters, in the order of `layers`: (P,)."""
@@ -251,12 +278,13 @@ class Tangent:
         return list(self.names)
 
     def _as_layers(self, captured: Capture) -> list[Layer]:
-        layers = self._split(captured.layers)
+        layers = self._split([_in_double(layer) for layer in captured.layers])
         if _kinds(layers) == _kinds(self.layers):
             return layers
         # other operations on these rows: the Jacobian written out, as it was laid out first
         J = captured.jacobians()
-        return [PlainLayer(" ".join(x.names), layer_matrix(x, J).flatten(2)) for x in self.layers]
+        written = [layer_matrix(x, J).flatten(2).double() for x in self.layers]
+        return [PlainLayer(" ".join(x.names), J) for x, J in zip(self.layers, written, strict=True)]
 
     def _split(self, layers: list[Layer]) -> list[Layer]:
         found: list[Layer] = []
@@ -279,6 +307,30 @@ def check_finite_outputs(outputs: Tensor) -> None:
 
 def _kinds(layers: list[Layer]) -> list[tuple[type, list[str]]]:
     return [(type(layer), layer.names) for layer in layers]
+
+
+def _in_double(layer: Layer) -> Layer:
+    """The same with what was captured in float64."""
+    if isinstance(layer, PlainLayer):
+        return replace(layer, J=layer.J.double())
+    if not isinstance(layer, AffineLayer):
+        return replace(layer, B=layer.B.double())
+    B = layer.B[:, :1].double().expand_as(layer.B) if layer.identity else layer.B.double()
+    return replace(layer, a=layer.a.double(), B=B)
+
+
+def _moved(layers: list[Layer], V: list[Tensor]) -> Tensor:
+    """How one move (m, d) of each layer's matrix moves the outputs: (n, k)."""
+    total: Any = 0.0
+    for layer, v in zip(layers, V, strict=True):
+        if not isinstance(layer, AffineLayer):
+            (J,) = layer.jacobians().values()
+            total = total + (J.flatten(2) @ v.flatten()).mT
+        elif layer.identity:
+            total = total + (layer.columns() @ v.mT)[:, 0]
+        else:
+            total = total + torch.einsum("pnsm,nsm->np", layer.B, layer.columns() @ v.mT)
+    return total
 
 
 def _part(layer: AffineLayer, name: str) -> AffineLayer:
