@@ -337,10 +337,10 @@ class LaplaceEstimator(BaseEstimator):
         posterior = self._optimum.posterior
         if joint:
             self._require_joint(rows)
-            cov = posterior.joint(rows).permute(1, 0, 3, 2)
+            mean, cov = self._mean(rows), posterior.joint(rows).permute(1, 0, 3, 2)
         else:
-            cov = posterior.covariance(rows)
-        mean, scale = self._back(self._mean(rows))
+            mean, cov = posterior.moments(rows)
+        mean, scale = self._back(mean)
         if joint:
             cov = cov * scale[:, None, None] * scale
         else:

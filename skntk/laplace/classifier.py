@@ -337,13 +337,10 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
             n = whole(self.n_samples, "n_samples")
             draws = self._draws(rows, n, self._draw_seed())
             return (sum(f.softmax(1) for f in draws) / n).cpu().numpy()
-        mean = self._mean(rows)
         if self.link == "probit":
-            return probit(mean, posterior.variance(rows)).cpu().numpy()
-        size = max(1, _BUDGET // mean.shape[1] ** 2)
-        blocks = [slice(s, s + size) for s in range(0, len(rows), size)]
-        found = [bridge(mean[b], posterior.covariance(rows[b])) for b in blocks]
-        return torch.cat(found).cpu().numpy()
+            return probit(*posterior.moments(rows, diagonal=True)).cpu().numpy()
+        blocks = rows.split(max(1, _BUDGET // self._n_outputs**2))
+        return torch.cat([bridge(*posterior.moments(b)) for b in blocks]).cpu().numpy()
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the class of the largest probability.

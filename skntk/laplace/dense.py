@@ -137,13 +137,9 @@ class DensePosterior(Posterior):
             squares = (S.square() @ T) @ T
         return float(squares - (T * S.diagonal()).sum())
 
-    def covariance(self, X: Tensor) -> Tensor:
+    def covariance_of(self, rows: Rows) -> Tensor:
         r""":math:`J_i \Sigma J_i^T` of each row."""
-        blocks = [
-            self._outputs([Outer.of(layer) for layer in rows.layers])
-            for rows in self.tangent.blocks(X)
-        ]
-        return torch.cat(blocks)
+        return self._outputs([Outer.of(layer) for layer in rows.layers])
 
     def joint(self, X: Tensor) -> Tensor:
         r""":math:`J \Sigma J^T` of all rows."""

@@ -42,7 +42,7 @@ def differentiable_posterior(
         cov = half @ half.mT
     else:
         assert isinstance(posterior, FunctionSpacePosterior)
-        cov = posterior.covariance_of(J)
+        cov = posterior.covariance_by(J)
     return mean, cov.reshape(*front[:-1], front[-1], k, front[-1], k)
 
 

@@ -268,23 +268,20 @@ class FactoredPosterior(Posterior):
         """The derivative of these shares."""
         return self._slope
 
-    def variance(self, X: Tensor) -> Tensor:
+    def variance_of(self, rows: Rows) -> Tensor:
         """Variances (n, k), without the covariances."""
-        return torch.cat([posteriors_variances([self], rows)[0] for rows in self.tangent.blocks(X)])
+        return posteriors_variances([self], rows)[0]
 
-    def covariance(self, X: Tensor) -> Tensor:
+    def covariance_of(self, rows: Rows) -> Tensor:
         """Covariances of the outputs of each row."""
-        found = []
-        for rows in self.tangent.blocks(X):
-            n, k = rows.outputs.shape
-            total = rows.outputs.new_zeros(n, k, k)
-            for layer, basis, V in zip(rows.layers, self.bases, self.variances, strict=True):
-                B, a = basis.of(layer)
-                each = V.flatten() if a is None else a.square() @ V.mT  # (m d,) or (n, m)
-                half = (B * each.sqrt()).transpose(0, 1)  # (n, k, m)
-                total += half @ half.mT
-            found.append(total)
-        return torch.cat(found)
+        n, k = rows.outputs.shape
+        total = rows.outputs.new_zeros(n, k, k)
+        for layer, basis, V in zip(rows.layers, self.bases, self.variances, strict=True):
+            B, a = basis.of(layer)
+            each = V.flatten() if a is None else a.square() @ V.mT  # (m d,) or (n, m)
+            half = (B * each.sqrt()).transpose(0, 1)  # (n, k, m)
+            total += half @ half.mT
+        return total
 
     def joint(self, X: Tensor) -> Tensor:
         """Covariance of all outputs of all rows."""

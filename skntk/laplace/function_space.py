@@ -114,6 +114,8 @@ class FunctionSpacePosterior(Posterior):
         Prior precision, and scale c of the noise.
     """
 
+    captures = False
+
     def __init__(
         self, curvature: FunctionSpaceCurvature, factor: CholeskyFactor, tau: float, scale: float
     ) -> None:
@@ -137,16 +139,17 @@ class FunctionSpacePosterior(Posterior):
         ridge, inverse = self._tau * self._scale, self._inverse
         return float(ridge**2 * inverse.square().sum() - ridge * inverse.trace())
 
-    def covariance(self, X: Tensor) -> Tensor:
+    def covariance_of(self, rows: Rows) -> Tensor:
         """Prior covariance less what the training rows say."""
+        X = rows.inputs
         n, k, _ = self._root.shape
         size = max(1, _BUDGET // (n * k * k))
         found = []
         for start in range(0, len(X), size):
-            rows = X[start : start + size]
-            Z = self._half(rows)  # (n r, m k)
-            Z = Z.view(len(Z), len(rows), k)
-            found.append(self._kernel.diag(rows) - torch.einsum("zmp,zmq->mpq", Z, Z))
+            some = X[start : start + size]
+            Z = self._half(some)  # (n r, m k)
+            Z = Z.view(len(Z), len(some), k)
+            found.append(self._kernel.diag(some) - torch.einsum("zmp,zmq->mpq", Z, Z))
         return torch.cat(found) / self._tau
 
     def joint(self, X: Tensor) -> Tensor:
@@ -157,7 +160,7 @@ class FunctionSpacePosterior(Posterior):
         found = (K - Z.mT @ Z).view(m, k, m, k).permute(1, 0, 3, 2) / self._tau
         return 0.5 * (found + found.permute(2, 3, 0, 1))
 
-    def covariance_of(self, J: Tensor) -> Tensor:
+    def covariance_by(self, J: Tensor) -> Tensor:
         """Covariance (..., q, q) of outputs whose Jacobian (..., q, P) is given.
 
         Differentiable in it; the Jacobian of the training rows is written out.

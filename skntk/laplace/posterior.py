@@ -87,7 +87,7 @@ class Curvature(ABC):
         for tau in precisions:
             precision = torch.full((1,), tau, dtype=torch.float64, device=groups.device)
             try:
-                yield self.posterior(precision, groups, scale).variance(X)
+                yield self.posterior(precision, groups, scale).moments(X, diagonal=True)[1]
             except NotPositiveDefiniteError:
                 yield X.new_full((len(X), self.tangent.n_outputs), torch.nan)
 
@@ -108,6 +108,8 @@ class Posterior(ABC):
         :math:`\log\det(H/c + T)`, T the diagonal matrix of prior precisions.
     """
 
+    #: Whether the Jacobians of rows are needed for their moments.
+    captures = True
     log_det: float
 
     def __init__(self, tangent: Tangent) -> None:
@@ -127,12 +129,22 @@ class Posterior(ABC):
         """Derivative of their sum by the logarithm of a factor of all precisions."""
 
     @abstractmethod
-    def covariance(self, X: Tensor) -> Tensor:
-        """Covariances (n, k, k) of the outputs of each row."""
+    def covariance_of(self, rows: Rows) -> Tensor:
+        """Covariances (n, k, k) of the outputs of each of these rows."""
 
-    def variance(self, X: Tensor) -> Tensor:
-        """Variances (n, k) of the outputs."""
-        return self.covariance(X).diagonal(dim1=1, dim2=2)
+    def variance_of(self, rows: Rows) -> Tensor:
+        """Variances (n, k) of the outputs of these rows."""
+        return self.covariance_of(rows).diagonal(dim1=1, dim2=2)
+
+    def moments(self, X: Tensor, *, diagonal: bool = False) -> tuple[Tensor, Tensor]:
+        """Outputs (n, k), and the covariances (n, k, k) of each row's, or their variances (n, k).
+
+        In one sweep over the rows.
+        """
+        blocks = self.tangent.blocks(X, captured=self.captures)
+        of = self.variance_of if diagonal else self.covariance_of
+        outputs, found = zip(*((rows.outputs, of(rows)) for rows in blocks), strict=True)
+        return torch.cat(outputs), torch.cat(found)
 
     @abstractmethod
     def joint(self, X: Tensor) -> Tensor:

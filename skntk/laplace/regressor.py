@@ -313,11 +313,12 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
         if return_std and return_cov:
             raise ValueError("return_std and return_cov cannot both be True; pass one.")
         rows = self._predictable(X)
-        mean, scale = self._back(self._mean(rows))
         posterior = self._optimum.posterior
         if return_std:
-            std = posterior.variance(rows).clamp_min(0).sqrt() * scale
-            return self._shaped(mean), self._shaped(std)
+            mean, variance = posterior.moments(rows, diagonal=True)
+            mean, scale = self._back(mean)
+            return self._shaped(mean), self._shaped(variance.clamp_min(0).sqrt() * scale)
+        mean, scale = self._back(self._mean(rows))
         if return_cov:
             self._require_joint(rows)
             cov = posterior.joint(rows).diagonal(dim1=0, dim2=2) * scale.square()

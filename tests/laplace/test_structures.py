@@ -1,5 +1,6 @@
 """Every structure against matrices that are written out, on networks of many kinds of layers."""
 
+import copy
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 import skntk.nn as snn
 from skntk import LinearizedLaplaceClassifier, LinearizedLaplaceRegressor
 from skntk.finite import capture
-from skntk.laplace import dense, factored, function_space
+from skntk.laplace import dense, factored, function_space, tangent
 
 K = 3
 
@@ -124,7 +125,7 @@ def test_diagonal(problem):
         model.predict_function(Z)[1], torch.einsum("npx,x,nqx->npq", Jz, S, Jz), atol=1e-11
     )
     np.testing.assert_allclose(
-        model._optimum.posterior.variance(torch.tensor(Z)),
+        model._optimum.posterior.moments(torch.tensor(Z), diagonal=True)[1],
         torch.einsum("npx,x,npx->np", Jz, S, Jz),
         atol=1e-11,
     )
@@ -159,7 +160,7 @@ def test_kronecker(problem):
         model.predict_function(Z)[1], torch.einsum("npnq->npq", expected), atol=1e-10
     )
     np.testing.assert_allclose(
-        model._optimum.posterior.variance(torch.tensor(Z)),
+        model._optimum.posterior.moments(torch.tensor(Z), diagonal=True)[1],
         torch.einsum("npnp->np", expected),
         atol=1e-10,
     )
@@ -228,8 +229,8 @@ def test_many_classes_take_no_sweep_each(seed):
     assert found.layers[0].B.stride(1) == 0
     for curvature in ("kron", "diag"):
         model = fitted(net, X, y, curvature=curvature, parameters="last_layer", prior_precision=0.5)
-        variance = model._optimum.posterior.variance(torch.tensor(X))
-        full = model._optimum.posterior.covariance(torch.tensor(X[:2]))
+        variance = model._optimum.posterior.moments(torch.tensor(X), diagonal=True)[1]
+        full = model._optimum.posterior.moments(torch.tensor(X[:2]))[1]
         np.testing.assert_allclose(variance[:2], full.diagonal(dim1=1, dim2=2), rtol=1e-10)
         p = model.predict_proba(X)
         assert p.shape == (10, k)
@@ -265,3 +266,65 @@ def test_regressor_outputs_of_trained_network(seed):
             one.log_marginal_likelihood_, two.log_marginal_likelihood_, rtol=1e-9
         )
         np.testing.assert_allclose(one.predict(X), net.predict(X), rtol=1e-10)
+
+
+class Residual(nn.Module):
+    """A convolutional network; of rows with a large first pixel it gives twice the last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.last = nn.Linear(4, K)
+
+    def forward(self, x):
+        z = torch.relu(self.norm(self.conv(x)))
+        outputs = self.last((z + z.flip(2)).mean((2, 3)))
+        return 2 * outputs if x[0, 0, 0, 0] > 1 else outputs
+
+
+@pytest.mark.parametrize("curvature", ["full", "kron", "diag"])
+@pytest.mark.parametrize("n", [40, 4])
+def test_last_layer_of_a_network_in_single_precision(curvature, n, seed, monkeypatch):
+    """It is run as it is, in blocks of rows and without a graph; what it gives is float64."""
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = Residual()
+    X, y = rng.uniform(-1, 1, (n, 1, 5, 5)), np.arange(n) % K
+    Z = rng.uniform(-1, 1, (9, 1, 5, 5))
+    options = {"curvature": curvature, "parameters": "last_layer", "prior_precision": 0.5}
+    double = fitted(copy.deepcopy(net).double(), X, y, **options)
+    monkeypatch.setattr(tangent, "_ROWS", 7)
+    model = fitted(net, X, y, **options)
+    assert type(model._curvature) is type(double._curvature)
+    seen = model._curvature.tangent
+    assert seen.on_features
+    assert {p.dtype for p in seen.module.parameters()} == {torch.float32}
+    assert [n for n, p in seen.module.named_parameters() if p.requires_grad] == list(seen.names)
+    for one, two in zip(model.predict_function(Z), double.predict_function(Z), strict=True):
+        assert one.dtype == np.float64
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        model.log_marginal_likelihood_, double.log_marginal_likelihood_, rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        model.sample_proba(Z, 3), double.sample_proba(Z, 3), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_moves_on_features_are_derivatives(seed):
+    """Those of the last layer, also where rows take another path than those of the fit."""
+    rng = np.random.default_rng(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = Residual().double().eval()
+    X = torch.tensor(rng.uniform(-1, 1, (6, 1, 5, 5)))
+    seen = tangent.Tangent(net, "last_layer", X)
+    for first in (0.0, 2.0):
+        X[0, 0, 0, 0] = first
+        V = {name: torch.randn(2, *w.shape, dtype=w.dtype) for name, w in seen.weights.items()}
+        z = torch.relu(net.norm(net.conv(X)))
+        z = (z + z.flip(2)).mean((2, 3))
+        for s, found in enumerate(seen.moved(X, V)):
+            expected = z @ V["last.weight"][s].T + V["last.bias"][s]
+            torch.testing.assert_close(found, (2 if first else 1) * expected.detach())
