@@ -6,6 +6,8 @@ The same trained network, data, prior and threads for both, in one process:
   laplace-torch, whose default that is, and in float64 for skntk, which has no other;
 - full, Kronecker-factored and diagonal posterior over all weights: the posterior at a prior
   precision of 1; its tuning by the marginal likelihood; class probabilities by the probit link;
+- convolutional networks: all layers of LeNet-5, Kronecker-factored, and the last layer of a
+  residual network, in full; weights and images are random, for times do not depend on them;
 - the last layer of a network with 3000 classes: time and peak memory to predict 1000 rows.
 
     python benchmarks/laplace.py
@@ -57,6 +59,7 @@ def main() -> None:
         data = X[:TRAINING_ROWS], y[:TRAINING_ROWS], X[TRAINING_ROWS:]
         ours_only(net, *data)  # neither pays for imports
         results = {s: compare(net, *data, s, args.repeats) for s in args.structures}
+        images = {name: compare_images(name, args.repeats) for name in IMAGES}
     many = subprocess.run(
         [sys.executable, __file__, "--many-classes", "--threads", str(args.threads)],
         capture_output=True,
@@ -66,7 +69,7 @@ def main() -> None:
     whole = tuple(args.structures) == STRUCTURES
     publish(
         "laplace" if whole else "laplace (part)",
-        _body(results, json.loads(many.stdout), args.threads),
+        _body(results, images, json.loads(many.stdout), args.threads),
         extra_versions={"laplace-torch": version("laplace-torch")},
         write=not args.no_write,
     )
@@ -187,6 +190,104 @@ def compare(
     }
 
 
+class ResidualBlock(nn.Module):
+    """Two convolutions with batch normalization, and what goes past them."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(c_out),
+            nn.ReLU(),
+            nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(c_out),
+        )
+        self.past = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Sum of both, positive part."""
+        return torch.relu(self.inner(x) + self.past(x))
+
+
+def lenet() -> nn.Module:
+    """LeNet-5 for images (1, 28, 28)."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)),
+    )
+
+
+def residual() -> nn.Module:
+    """Nine convolutions for images (3, 32, 32)."""
+    blocks = [ResidualBlock(16, 16, 1), ResidualBlock(16, 32, 2), ResidualBlock(32, 64, 2)]
+    pool = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), *blocks, *pool, nn.Linear(64, 10))
+
+
+# network, shape of its images, training and test rows, parameters, structure
+IMAGES: dict[str, tuple] = {
+    "LeNet-5, all layers, kron": (lenet, (1, 28, 28), 1000, 100, None, "kron"),
+    "residual network, last layer, full": (residual, (3, 32, 32), 1000, 1000, "last_layer", "full"),
+}
+
+
+def compare_images(name: str, repeats: int) -> dict[str, tuple[float, float]]:
+    """Times of both for a convolutional network at prior precision 1."""
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    make, shape, n, m, parameters, structure = IMAGES[name]
+    Laplace, CurvlinopsGGN, _ = peer()
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    net = make()
+    X, Z = (torch.randn(rows, *shape, generator=generator) for rows in (n, m))
+    with torch.no_grad():
+        net(X)  # statistics of batch normalization
+    net.eval()
+    y = torch.randint(10, (n,), generator=generator)
+    loader = DataLoader(TensorDataset(X, y), batch_size=250)
+    la: Any = None
+
+    def fit_theirs() -> None:
+        nonlocal la
+        la = Laplace(
+            net,
+            "classification",
+            subset_of_weights=parameters or "all",
+            hessian_structure=structure,
+            backend=CurvlinopsGGN,
+        )
+        la.fit(loader)
+
+    def predict_theirs(link: str) -> np.ndarray:
+        parts = [la(b, link_approx=link, n_samples=100).detach() for b in Z.split(100)]
+        return torch.cat(parts).double().numpy()
+
+    model = LinearizedLaplaceClassifier(
+        net, prefit=True, parameters=parameters, curvature=structure, prior_precision=1.0
+    )
+    images = X.numpy(), Z.numpy()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit_theirs()  # neither pays for imports
+        predict_theirs_s, theirs = seconds(lambda: predict_theirs("probit"), 1)
+        repeats = repeats if predict_theirs_s < 10 else 1
+        fit_theirs_s, _ = seconds(fit_theirs, repeats)
+        predict_theirs_s, theirs = seconds(lambda: predict_theirs("probit"), repeats)
+        mc_theirs_s, _ = seconds(lambda: predict_theirs("mc"), repeats)
+    fit_ours_s, _ = seconds(lambda: model.fit(images[0], y.numpy()), repeats)
+    model.predict_proba(images[1])
+    predict_ours_s, ours = seconds(lambda: model.predict_proba(images[1]), repeats)
+    model.set_params(link="mc", n_samples=100)
+    mc_ours_s, _ = seconds(lambda: model.predict_proba(images[1]), repeats)
+    return {
+        "fit": (fit_theirs_s, fit_ours_s),
+        "predict": (predict_theirs_s, predict_ours_s),
+        "predict, 100 draws": (mc_theirs_s, mc_ours_s),
+        "apart": (float(np.abs(theirs - ours).max()),) * 2,
+    }
+
+
 def _labels() -> np.ndarray:
     return load_digits(return_X_y=True)[1][TRAINING_ROWS:]
 
@@ -223,7 +324,7 @@ def _peak_gib() -> float:
     return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 2**20
 
 
-def _body(results: dict[str, dict], many: dict, threads: int) -> str:
+def _body(results: dict[str, dict], images: dict[str, dict], many: dict, threads: int) -> str:
     rows = []
     for structure, r in results.items():
         for what in ("fit", "tuning", "fit and tuning", "first predict", "predict"):
@@ -251,6 +352,16 @@ def _body(results: dict[str, dict], many: dict, threads: int) -> str:
             for s, r in results.items()
         ],
     )
+    convolutional = markdown_table(
+        ("network, posterior, step", "laplace-torch, s", "skntk, s", "ratio"),
+        [
+            (f"{name}, {what}", f"{theirs:.3f}", f"{ours:.3f}", f"{theirs / ours:.1f}")
+            for name, steps in images.items()
+            for what, (theirs, ours) in steps.items()
+            if what != "apart"
+        ],
+    )
+    apart = ", ".join(f"{steps['apart'][0]:.1e}" for steps in images.values())
     return (
         f"Digits, network 64-50-10, {TRAINING_ROWS} training rows, 597 test rows, {threads} "
         "threads; medians (the full posterior of laplace-torch is tuned once). *Fit* is the "
@@ -263,6 +374,10 @@ def _body(results: dict[str, dict], many: dict, threads: int) -> str:
         "laplace-torch at the precision that skntk found, accuracy; and the largest difference of "
         "their probabilities at prior precision 1 (float32 against float64).\n\n"
         f"{found}\n\n"
+        "**Convolutional networks**, random weights and images, prior precision 1: "
+        + "; ".join(f"{name}: {i[2]} training and {i[3]} test images" for name, i in IMAGES.items())
+        + f". Their probabilities by the probit link are apart by at most {apart}.\n\n"
+        f"{convolutional}\n\n"
         f"**Last layer with {CLASSES} classes** ({FEATURES} features, Kronecker factors): fit on "
         f"{ROWS} rows {many['fit']:.1f} s, peak {many['fit_peak']:.2f} GiB; prediction of {ROWS} "
         f"rows {many['predict']:.2f} s, peak of the process {many['peak']:.2f} GiB, of which "

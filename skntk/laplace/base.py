@@ -311,10 +311,8 @@ class LaplaceEstimator(BaseEstimator):
         """Outputs (m, k) under n draws of the weights, one after the other."""
         seed = int(check_random_state(random_state).randint(2**31 - 1))
         generator = torch.Generator().manual_seed(seed)
-        mean = self._mean(rows)
         moves = self._optimum.posterior.draw(n, generator)
-        for move in self._curvature.tangent.moved(rows, moves):
-            yield mean + move
+        return self._curvature.tangent.drawn(rows, moves)
 
     def predict_function(self, X: Any, *, joint: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance of the network's outputs, before any link or noise.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,9 +28,9 @@ from skntk.finite.plan import Plan
 from skntk.finite.products import directional, network_function
 from skntk.training.preconditioners import tangent_module as tangent_of
 
-#: Numbers that the captured layers of a block of rows may take, and how many rows it may have.
-_BUDGET = 2**24
-_ROWS = 1024
+#: Numbers that the captured layers of a block of rows may take, and its inputs: activations of a
+#: few MiB stay in the cache.
+_BUDGET, _INPUTS = 2**24, 2**18
 LAST_LAYER = "last_layer"
 #: Sweeps of several threads, which torch's transforms and function modes do not keep apart.
 ONE_AT_A_TIME = threading.RLock()
@@ -140,15 +140,18 @@ class Tangent:
     def _chunks(self, X: Any) -> Iterator[tuple[NetworkInputs, int]]:
         """Blocks of rows and their numbers; one row alone comes twice, for modules that squeeze."""
         inputs = self.inputs(X)
-        for start in range(0, len(inputs), _ROWS):
-            n = min(_ROWS, len(inputs) - start)
+        size = _rows_at_once(inputs)
+        for start in range(0, len(inputs), size):
+            n = min(size, len(inputs) - start)
             rows = torch.arange(start, start + n) if n > 1 else torch.tensor([start, start])
             yield inputs[rows], n
 
     def blocks(self, X: Any, *, captured: bool = True) -> Iterator[Rows]:
         """Rows block by block, with their layers unless that is not asked for."""
         inputs = self.inputs(X)
-        size = max(2, min(_ROWS, _BUDGET // self._row_numbers)) if captured else max(len(inputs), 1)
+        size = max(len(inputs), 1)
+        if captured:
+            size = max(2, min(_rows_at_once(inputs), _BUDGET // self._row_numbers))
         for start in range(0, len(inputs), size):
             at = slice(start, min(start + size, len(inputs)))
             layers: list[Layer] = []
@@ -191,17 +194,13 @@ class Tangent:
         directions : dict of str to Tensor
             Moves by name, each (s, *shape).
         """
-        number = len(next(iter(directions.values())))
         if self.on_features:
-            blocks = [rows.layers for rows in self.blocks(X)]
-            V = [layer_matrix(layer, directions) for layer in self.layers]
-            for s in range(number):
-                yield torch.cat([_moved(layers, [v[s] for v in V]) for layers in blocks])
+            yield from self._moved_features(list(self.blocks(X)), directions)
             return
         chunks = list(self._chunks(X))
         live = dict(self.tangent_module.named_parameters())
         at = {name: live[name].detach() for name in self.names}
-        for s in range(number):
+        for s in range(len(next(iter(directions.values())))):
             tangents = {name: directions[name][s] for name in self.names}
             parts = []
             for rows, n in chunks:
@@ -209,6 +208,24 @@ class Tangent:
                 with ONE_AT_A_TIME:
                     parts.append(directional(function, at, tangents)[1][:n].detach())
             yield torch.cat(parts)
+
+    def _moved_features(
+        self, blocks: list[Rows], directions: Mapping[str, Tensor]
+    ) -> Iterator[Tensor]:
+        V = [layer_matrix(layer, directions) for layer in self.layers]
+        for move in zip(*V, strict=True):
+            yield torch.cat([_moved(rows.layers, move) for rows in blocks])
+
+    def drawn(self, X: Any, directions: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """Outputs (n, k) of the linearized network after each of these moves, as of `moved`."""
+        if self.on_features:
+            blocks = list(self.blocks(X))
+            outputs = torch.cat([rows.outputs for rows in blocks])
+            moves = self._moved_features(blocks, directions)
+        else:
+            outputs, moves = self.outputs(X), self.moved(X, directions)
+        for move in moves:
+            yield outputs + move
 
     def pulled(self, X: Any, u: Tensor) -> dict[str, Tensor]:
         r"""Product :math:`J^T u` with u (n, k), by name."""
@@ -319,7 +336,12 @@ def _in_double(layer: Layer) -> Layer:
     return replace(layer, a=layer.a.double(), B=B)
 
 
-def _moved(layers: list[Layer], V: list[Tensor]) -> Tensor:
+def _rows_at_once(inputs: NetworkInputs) -> int:
+    numbers = sum(t[:1].numel() for t in inputs.tensors)
+    return min(max(_INPUTS // max(numbers, 1), 2), 1024)
+
+
+def _moved(layers: list[Layer], V: Sequence[Tensor]) -> Tensor:
     """How one move (m, d) of each layer's matrix moves the outputs: (n, k)."""
     total: Any = 0.0
     for layer, v in zip(layers, V, strict=True):

@@ -294,7 +294,7 @@ def test_last_layer_of_a_network_in_single_precision(curvature, n, seed, monkeyp
     Z = rng.uniform(-1, 1, (9, 1, 5, 5))
     options = {"curvature": curvature, "parameters": "last_layer", "prior_precision": 0.5}
     double = fitted(copy.deepcopy(net).double(), X, y, **options)
-    monkeypatch.setattr(tangent, "_ROWS", 7)
+    monkeypatch.setattr(tangent, "_INPUTS", 7 * 25)
     model = fitted(net, X, y, **options)
     assert type(model._curvature) is type(double._curvature)
     seen = model._curvature.tangent
