@@ -17,7 +17,8 @@ from skntk.finite.network import (
     named_parameters,
 )
 from skntk.finite.plan import Plan
-from skntk.finite.run import OtherPathError, Run
+from skntk.finite.run import Group, OtherPathError, Run
+from skntk.finite.uses import Affine
 
 
 @dataclass(frozen=True)
@@ -161,12 +162,15 @@ def last_layer(module: nn.Module, X: Any, *, parameters: ParameterFilter = None)
     Returns
     -------
     list of str
-        Of the affine layer whose output is the network's; if there is none, of what comes last.
+        Of the affine layer whose output is the network's, or of all whose outputs add up to it. If
+        there is none, since a function without parameters follows, of the last affine layer with as
+        many outputs as the network.
 
     Raises
     ------
     ValueError
-        As of `capture`, or if no layer has a rule.
+        As of `capture`, or if that leaves none: such as with a frozen last layer, one whose weight
+        is computed from others (weight normalization), or several that are concatenated.
 
     Examples
     --------
@@ -182,16 +186,34 @@ def last_layer(module: nn.Module, X: Any, *, parameters: ParameterFilter = None)
         inputs = NetworkInputs.of(X, module)
         inputs = inputs[torch.arange(2) % len(inputs)]
         run = Run.of(module, inputs, Plan.of(module, inputs, chosen))
-        if not run.groups:
+        affine = [group for group in run.groups if _is_layer(group)]
+        found = [group for group in affine if is_output(run, group.at[0])]
+        everything = len(chosen) == len(list(module.parameters())) and not run.rest
+        if not found and everything and affine:
+            last = max(affine, key=lambda group: group.at[0])
+            found = [last] if _width(last) == run.outputs.shape[1] else []
+        if not found:
             raise ValueError(
-                f"no layer of {type(module).__name__} has a rule by which the last could be found; "
-                "name its parameters."
+                f"{type(module).__name__} has no last layer that could be told: one affine layer "
+                "that requires gradients, is used once and gives the outputs. Name the parameters "
+                "that are meant."
             )
-        for group in reversed(run.groups):
-            if len(group.at) == 1 and is_output(run, group.at[0]):
-                return list(group.names)
-        last = max(run.groups, key=lambda group: max(group.at))
-        return list(last.names)
+        return [name for group in found for name in group.names]
+
+
+def _is_layer(group: Group) -> bool:
+    """Whether a weight enters linearly, once."""
+    use = group.uses[0]
+    known = isinstance(use, Affine) and use.weight is not None and use.weight.name in group.names
+    return known and len(group.uses) == 1
+
+
+def _width(group: Group) -> int:
+    """Outputs of an affine layer."""
+    use = group.uses[0]
+    assert isinstance(use, Affine)
+    assert use.weight is not None
+    return use.weight.shape[-1 if use.transposed else 0]
 
 
 def _first_row(layer: Layer) -> Layer:

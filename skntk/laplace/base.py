@@ -18,6 +18,7 @@ from skntk.core import require
 from skntk.laplace.criteria import chosen_criterion, positive, row_weights
 from skntk.laplace.differentiable import differentiable_posterior
 from skntk.laplace.evidence import Evidence, Optimum, evaluate, maximize
+from skntk.laplace.factored import NotOneProductError
 from skntk.laplace.held_out import best_precision, hold_out
 from skntk.laplace.keeping import restore, state_of
 from skntk.laplace.likelihoods import Counts, Likelihood
@@ -90,8 +91,8 @@ class LaplaceEstimator(BaseEstimator):
         """Scale of the noise by held out rows."""
         return 1.0
 
-    def _check_module(self, classes: Any) -> None:
-        """Refuse, before anything is trained, a network that the posterior cannot be of."""
+    def _check_given(self, y: Any, classes: Any) -> None:
+        """Refuse, before anything is trained, what the posterior cannot be of."""
 
     # Data
 
@@ -133,8 +134,8 @@ class LaplaceEstimator(BaseEstimator):
         for name in ("validation_scores_", "_optimum"):  # of another fit
             self.__dict__.pop(name, None)
         self.criterion_ = chosen_criterion(self, X_val, y_val)
-        self._check_module(classes)
         rows, y = self._rows(X, y)
+        self._check_given(y, classes)
         weights = row_weights(row_weight, len(rows), self.prefit)
         held = None if X_val is None else self._rows(X_val, y_val, reset=False)
         if self._by_held_out and held is None:
@@ -158,6 +159,20 @@ class LaplaceEstimator(BaseEstimator):
         self._read_network(y, classes)
         self._check_rows(module, rows)
         targets = self._encoded(y)
+        try:
+            self._sum(module, rows, targets, weights)
+        except NotOneProductError:  # which the first rows did not show
+            self._sum(module, rows, targets, weights, factors=False)
+
+    def _sum(
+        self,
+        module: nn.Module,
+        rows: Tensor,
+        targets: Tensor,
+        weights: np.ndarray,
+        *,
+        factors: bool = True,
+    ) -> None:
         self.curvature_, self._curvature = chosen_curvature(
             module,
             rows,
@@ -166,6 +181,7 @@ class LaplaceEstimator(BaseEstimator):
             parameters=self.parameters,
             prior_structure=self.prior_structure,
             streamed=self._streamed,
+            factors=factors,
         )
         self._loss, self._counts = 0.0, Counts()
         self._add(rows, targets, weights)
@@ -244,10 +260,10 @@ class LaplaceEstimator(BaseEstimator):
             values = values.expand(G)
         if values.shape != (G,):
             names = self._curvature.tangent.group_names(self.prior_structure)
-            hint = "" if self.prior_structure == "parameter" else f": {names}"
+            more = {"scalar": "", "layer": f", or {G}: {names}", "parameter": f", or {G}"}
             raise ValueError(
                 f"prior_precision has shape {tuple(values.shape)}, but prior_structure="
-                f"{self.prior_structure!r} needs one number, or {G}{hint}."
+                f"{self.prior_structure!r} needs one number{more[self.prior_structure]}."
             )
         return values.to(like.dtype)
 
@@ -314,6 +330,7 @@ class LaplaceEstimator(BaseEstimator):
         moves = self._optimum.posterior.draw(n, generator)
         return self._curvature.tangent.drawn(rows, moves)
 
+    @torch.inference_mode(False)
     def predict_function(self, X: Any, *, joint: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Mean and covariance of the network's outputs, before any link or noise.
 
@@ -349,6 +366,7 @@ class LaplaceEstimator(BaseEstimator):
         """Outputs in the units of y, and the scale (k,) of their standard deviations."""
         return mean, torch.ones_like(mean[0])
 
+    @torch.inference_mode(False)
     def differentiable(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and covariance of the outputs as differentiable functions of the inputs.
 
@@ -374,6 +392,7 @@ class LaplaceEstimator(BaseEstimator):
                 f"X has shape {tuple(X.shape)}; wanted (..., q, "
                 f"{', '.join(map(str, self._input_shape))})."
             )
+        X = X.clone() if X.is_inference() else X  # of which there is no graph
         front = X.shape[: X.ndim - inner]
         mean, cov = differentiable_posterior(self._optimum.posterior, X.double(), front)
         mean, scale = self._back(mean)

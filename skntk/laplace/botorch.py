@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
@@ -104,6 +105,11 @@ class LaplaceModel(Model):
 
 def _positions(indices: Any, k: int) -> Tensor:
     """Positions of some of k targets."""
-    if len(indices) == 0 or not all(isinstance(i, Integral) and -k <= int(i) < k for i in indices):
-        raise ValueError(f"output_indices={indices!r} must be numbers of the {k} targets, from 0.")
-    return torch.tensor(indices) % k
+    given = indices.tolist() if hasattr(indices, "tolist") else indices
+    given = list(given) if isinstance(given, Iterable) else [given]
+    known = all(isinstance(i, Integral) and -k <= int(i) < k for i in given)
+    if not given or not known or len({int(i) % k for i in given}) < len(given):
+        raise ValueError(
+            f"output_indices={indices!r} must be different numbers of the {k} targets, from 0."
+        )
+    return torch.tensor(given) % k

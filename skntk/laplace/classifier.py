@@ -246,7 +246,7 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
     def _knows_labels(self) -> bool:
         return not self.prefit or hasattr(self.module, "classes_")
 
-    def _check_module(self, classes: Any) -> None:
+    def _check_given(self, y: Any, classes: Any) -> None:
         if classes is not None and self._knows_labels:
             raise ValueError(
                 "classes is for prefit=True with a module, which does not know its labels; leave "
@@ -257,6 +257,9 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
                 f"the network is one of loss={self.module.loss!r}, but the posterior is that of "
                 "the cross-entropy; pass NetworkClassifier(loss='cross_entropy')."
             )
+        check_classification_targets(y)
+        if not self.prefit and len(np.unique(y)) < 2:
+            raise ValueError(f"y has one class, {np.unique(y).tolist()}; at least two are needed.")
 
     def _read_network(self, y: Any, classes: Any) -> None:
         check_classification_targets(y)
@@ -280,8 +283,6 @@ class LinearizedLaplaceClassifier(ClassifierMixin, LaplaceEstimator):
         else:
             self.classes_ = found if len(found) >= k else np.arange(k)
         self._n_outputs = len(self.classes_)
-        if self._n_outputs < 2 and not self.prefit:
-            raise ValueError(f"y has one class, {found.tolist()}; at least two are needed.")
         if k == 1:
             raise ValueError(
                 "the network has one output; it must have one logit a class: of a single logit f "

@@ -23,6 +23,8 @@ def chosen_criterion(estimator: Any, X_val: Any, y_val: Any) -> str:
     ValueError
         If these contradict each other.
     """
+    if not isinstance(estimator.prior_precision, str):
+        positive(estimator.prior_precision, "prior_precision")
     if (X_val is None) != (y_val is None):
         raise ValueError("X_val and y_val belong together: pass both, or none.")
     criterion = _criterion(estimator, X_val is not None)

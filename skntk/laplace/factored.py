@@ -122,16 +122,22 @@ class DiagonalCurvature(FactoredCurvature):
         return [Basis() for _ in self.values], self.values
 
 
+class NotOneProductError(ValueError):
+    """What was taken for one Kronecker product is none on these rows."""
+
+
 @final
 class KroneckerCurvature(FactoredCurvature):
     r"""Kronecker factors :math:`G \otimes A` of each weight; each bias a block of its own.
 
     G is summed over rows, A their mean (Martens & Grosse 2015; Ritter, Botev & Barber 2018).
-    Parameters without a rule have their block of H formed.
+    Parameters without a rule have their block of H formed. With `exact` the one layer's outputs
+    must be the network's, on all rows: with normal noise the product is then the whole H.
     """
 
-    def __init__(self, tangent: Tangent, likelihood: Likelihood) -> None:
+    def __init__(self, tangent: Tangent, likelihood: Likelihood, *, exact: bool = False) -> None:
         super().__init__(tangent, likelihood)
+        self.exact = exact
         like = next(iter(tangent.weights.values()))
         shapes = [layer_shape(layer) for layer in tangent.layers]
         for layer, (m, _) in zip(tangent.layers, shapes, strict=True):
@@ -164,6 +170,12 @@ class KroneckerCurvature(FactoredCurvature):
 
     def add(self, rows: Rows, weights: Tensor) -> None:
         """Add the rows' second moments."""
+        if self.exact and not all(getattr(layer, "identity", False) for layer in rows.layers):
+            raise NotOneProductError(
+                "curvature='full' was kept as one Kronecker product, since the outputs of the last "
+                "layer were the network's; on these rows they are not. Pass all rows to fit at "
+                "once, or curvature='kron'."
+            )
         self.weight += float(weights.sum())
         self._made = None
         root: Tensor | None = None
@@ -196,12 +208,12 @@ class KroneckerCurvature(FactoredCurvature):
     def state(self) -> dict[str, Any]:
         """The factors."""
         G, A = ([f.clone() for f in factors] for factors in (self.G, self.A))
-        return {"G": G, "A": A, "weight": self.weight}
+        return {"G": G, "A": A, "weight": self.weight, "exact": self.exact}
 
     def load(self, state: dict[str, Any]) -> None:
         """The factors."""
         self.G, self.A = ([f.clone() for f in state[name]] for name in "GA")
-        self.weight, self._made = state["weight"], None
+        self.weight, self.exact, self._made = state["weight"], state["exact"], None
 
     def spectrum(self) -> tuple[list[Basis], list[Tensor]]:
         """Eigendecompositions of all factors, once."""

@@ -31,8 +31,8 @@ class FunctionSpaceCurvature(Curvature):
     captures = False
 
     def __init__(self, tangent: Tangent, likelihood: Likelihood) -> None:
-        super().__init__(tangent, likelihood)
-        self.kernel = tangent.kernel()
+        super().__init__(tangent.in_double(), likelihood)
+        self.kernel = self.tangent.kernel()
         self._inputs: list[Tensor] = []
         self._roots: list[Tensor] = []
         self._made: Tensor | None = None
@@ -166,9 +166,9 @@ class FunctionSpacePosterior(Posterior):
         Differentiable in it; the Jacobian of the training rows is written out.
         """
         J_train = torch.einsum("pnx,npr->nrx", self.tangent.written(self._inputs), self._root)
-        J_train = J_train.flatten(0, 1)
-        cross = J @ J_train.mT
-        return (J @ J.mT - cross @ self._inverse @ cross.mT) / self._tau
+        half = self._factor.half_solve(J_train.flatten(0, 1) @ J.flatten(0, -2).mT)
+        half = half.unflatten(1, J.shape[:-1]).movedim(0, -2)  # (..., n r, q)
+        return (J @ J.mT - half.mT @ half) / self._tau
 
     def draw(self, n: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw from the prior, and correct by what the training rows say (Matheron's rule)."""

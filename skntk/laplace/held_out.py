@@ -80,7 +80,8 @@ def best_precision(
     if np.isnan(scores).all():
         raise ValueError(
             "no prior precision gives the validation rows a finite log-likelihood: look for "
-            "targets far from the predictions, or pass prior_precision as a number."
+            "targets far from the predictions, or inputs that are not scaled, or pass "
+            "prior_precision as a number."
         )
     best = int(np.nanargmax(scores))
     try_at([i for i in range(best - 2, best + 3) if i % 3 and 0 <= i < len(GRID)])

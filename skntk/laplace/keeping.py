@@ -6,7 +6,6 @@ import copy
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from skntk.laplace.likelihoods import Categorical, Counts, Gaussian
@@ -41,6 +40,7 @@ def state_of(estimator: Any) -> dict[str, Any]:
     return {
         "network": {k: v.clone() for k, v in estimator.module_.state_dict().items()},
         "kind": type(curvature).__name__,
+        "probe": curvature.tangent.probe,
         "split_bias": curvature.tangent.split_bias,
         "names": list(curvature.tangent.names),
         "curvature": curvature.state(),
@@ -77,8 +77,7 @@ def restore(estimator: Any, state: dict[str, Any]) -> None:
     estimator.network_ = module
     estimator._counts = counts = Counts()
     counts.rows, counts.weight, counts.log_weight = state["counts"]
-    probe = torch.zeros(2, *estimator._input_shape, dtype=torch.float64)
-    tangent = Tangent(module, estimator.parameters, probe)
+    tangent = Tangent(module, estimator.parameters, state["probe"])
     if list(tangent.names) != state["names"]:
         raise ValueError(
             f"the state has the uncertain parameters {state['names']}, but parameters="

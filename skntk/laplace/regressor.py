@@ -244,6 +244,10 @@ class LinearizedLaplaceRegressor(RegressorMixin, LaplaceEstimator):
             variances = np.maximum(squares, floor)
         return Gaussian(torch.as_tensor(variances, device=device))
 
+    def _check_given(self, y: Any, classes: Any) -> None:
+        if not isinstance(self.noise_variance, str):
+            per_output(self.noise_variance, 1 if y.ndim == 1 else y.shape[1], "noise_variance")
+
     def _given_scale(self) -> float | None:
         return None if isinstance(self.noise_variance, str) else 1.0
 

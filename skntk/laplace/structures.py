@@ -32,6 +32,7 @@ def chosen_curvature(
     parameters: Any,
     prior_structure: str,
     streamed: bool,
+    factors: bool = True,
 ) -> tuple[str, Curvature]:
     """Name of the structure, with "auto" resolved, and the curvature of no rows yet.
 
@@ -47,6 +48,8 @@ def chosen_curvature(
         As of the estimators.
     streamed : bool
         Whether more rows are to come, so that their number says nothing yet.
+    factors : bool
+        Whether one Kronecker product may stand for the full posterior where it is that.
     """
     tangent = Tangent(module, parameters, rows)
     likelihood = likelihood_of(tangent)
@@ -54,7 +57,7 @@ def chosen_curvature(
     n_parameters, n_outputs = tangent.n_parameters, len(rows) * rank
     # the factors turn weight and bias together, which must have one prior
     one_prior = len(tangent.groups(prior_structure).unique()) == 1
-    factors = _exact_by_factors(tangent, likelihood) and one_prior
+    factors = factors and one_prior and _exact_by_factors(tangent, likelihood)
     if curvature == "auto":
         dual = prior_structure == "scalar" and not streamed  # the space of the outputs will do
         small = n_parameters <= FULL_UP_TO or (dual and n_outputs <= OUTPUTS_UP_TO)
@@ -65,7 +68,7 @@ def chosen_curvature(
     if curvature == "kron":
         return curvature, KroneckerCurvature(tangent.with_split_biases(), likelihood)
     if factors:
-        return curvature, KroneckerCurvature(tangent, likelihood)
+        return curvature, KroneckerCurvature(tangent, likelihood, exact=True)
     by_weights = n_parameters <= (FULL_UP_TO if streamed else n_outputs)
     if by_weights or prior_structure != "scalar":
         return curvature, DenseCurvature(tangent, likelihood)

@@ -50,7 +50,8 @@ class Tangent:
     """A trained network, of which some parameters are uncertain.
 
     It is run in float64; in its own float32, which is several times faster for convolutions, if
-    only its last layer is uncertain, whose inputs are all that is wanted. What it gives is float64.
+    only its last layer is uncertain, whose inputs are all that is wanted; but see `in_double`. What
+    it gives is float64.
 
     Parameters
     ----------
@@ -63,6 +64,8 @@ class Tangent:
 
     Attributes
     ----------
+    probe : Tensor
+        Two rows.
     module, tangent_module : torch.nn.Module
         The network, and the one whose Jacobian it has: another where it is a `Linearized`.
     names : tuple of str
@@ -94,8 +97,8 @@ class Tangent:
         check_module(module)
         self.module = module
         self.tangent_module = tangent_of(self.module)
-        rows = torch.arange(2) % len(probe)
-        inputs = self.inputs(probe[rows])
+        self.probe = probe[torch.arange(2) % len(probe)].clone()
+        inputs = self.inputs(self.probe)
         with naming_failures(self.module, inputs):
             outputs = self.outputs(inputs)
         check_finite_outputs(outputs)
@@ -120,6 +123,13 @@ class Tangent:
         made = copy.copy(self)
         made.split_bias = True
         made.layers = made._split(self.layers)
+        return made
+
+    def in_double(self) -> Tangent:
+        """The same, run in float64: for kernels, of which differences are taken."""
+        made = copy.copy(self)
+        made.module = private_copy(self.module, torch.float64)
+        made.tangent_module = tangent_of(made.module)
         return made
 
     @property
@@ -228,10 +238,10 @@ class Tangent:
             yield outputs + move
 
     def pulled(self, X: Any, u: Tensor) -> dict[str, Tensor]:
-        r"""Product :math:`J^T u` with u (n, k), by name."""
+        r"""Product :math:`J^T u` with u (n, k), by name, of a network in float64."""
         live = dict(self.tangent_module.named_parameters())
         tensors = [live[name] for name in self.names]
-        total = [torch.zeros_like(t, dtype=torch.float64) for t in tensors]
+        total = [torch.zeros_like(t) for t in tensors]
         start = 0
         for rows, n in self._chunks(X):
             each = u.new_zeros(len(rows), u.shape[1])
@@ -240,14 +250,14 @@ class Tangent:
             with torch.enable_grad(), ONE_AT_A_TIME:
                 outputs = evaluate(self.tangent_module, rows)
                 found = torch.autograd.grad(
-                    outputs, tensors, each.to(outputs), allow_unused=True, materialize_grads=True
+                    outputs, tensors, each, allow_unused=True, materialize_grads=True
                 )
             total = [t + g for t, g in zip(total, found, strict=True)]
         return dict(zip(self.names, total, strict=True))
 
     def kernel(self) -> EmpiricalKernel:
         """The empirical NTK of the uncertain parameters, all pairs of outputs."""
-        return EmpiricalKernel(self.tangent_module, parameters=self.names, dtype="float64")
+        return EmpiricalKernel(self.tangent_module, parameters=self.names)
 
     def flat(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Tensors by name, of the shapes of the parameters, in the order of `layers`: (P,)."""

@@ -40,7 +40,7 @@ class CholeskyFactor(Factor):
         return backends.for_device(B.device).solve_triangular_(self._R, B, transpose=False)
 
     def half_solve(self, B: torch.Tensor, *, overwrite: bool = False) -> torch.Tensor:
-        """Return L⁻¹B, (n, m), where LLᵀ = C.
+        """Return L⁻¹B, (n, m), where LLᵀ = C; differentiable in B.
 
         Parameters
         ----------
@@ -50,6 +50,8 @@ class CholeskyFactor(Factor):
             Work in the memory of `B`, if it is contiguous in either order.
         """
         checks.matrix(B, "B", self.n_samples)
+        if B.requires_grad:
+            return torch.linalg.solve_triangular(self._R.mT, B, upper=False)
         contiguous = B.is_contiguous() or B.mT.is_contiguous()
         if not (overwrite and contiguous):
             layout = torch.preserve_format if contiguous else torch.contiguous_format

@@ -118,13 +118,22 @@ def test_contradictions_are_refused_before_training(monkeypatch):
         model = LinearizedLaplaceClassifier(NetworkClassifier(loss="squared"))
         with pytest.raises(ValueError, match="cross_entropy"):
             getattr(model, call)(X, Y)
+    for y, options, match in (
+        (np.zeros(20), {}, "one class"),
+        (Y, {"prior_precision": [-1.0], "prior_structure": "layer"}, "positive"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            LinearizedLaplaceClassifier(NetworkClassifier(), **options).fit(X, y)
+    monkeypatch.setattr(NetworkRegressor, "fit", fit)
+    with pytest.raises(ValueError, match="pass one number, or 1"):
+        LinearizedLaplaceRegressor(NetworkRegressor(), noise_variance=[1.0, 2.0]).fit(X, T)
 
 
 @pytest.mark.parametrize(
     ("more", "match"),
     [
         ({"prior_precision": -1.0}, "prior_precision"),
-        ({"prior_precision": [1.0, 2.0]}, "needs one number"),
+        ({"prior_precision": [1.0, 2.0]}, r"needs one number\."),
         ({"prior_precision": [1.0], "prior_structure": "layer"}, r"\['0', '2'\]"),
         ({"prior_precision": [1.0, np.nan], "prior_structure": "layer"}, "positive and finite"),
         ({"curvature": "kfac"}, "curvature"),

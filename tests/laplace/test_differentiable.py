@@ -90,7 +90,7 @@ def test_botorch(model, seed):
     np.testing.assert_allclose(
         second.variance.detach()[..., 0], found.variance.detach()[..., 1], rtol=1e-6
     )
-    for indices in ([], [2], [0.5], ["a"]):
+    for indices in ([], [2], [0.5], ["a"], [1, 1], 3):
         with pytest.raises(ValueError, match="output_indices"):
             wrapped.posterior(X, output_indices=indices)
     assert wrapped.num_outputs == 2

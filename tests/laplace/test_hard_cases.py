@@ -183,3 +183,68 @@ def test_failed_refits_leave_no_other_posterior():
         model.fit(X, Y)
     with pytest.raises(Exception, match="not fitted"):
         model.predict(X)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_last_layer_that_is_the_output_of_some_rows_alone(backwards):
+    """Of the first two rows, say, whose outputs a ReLU leaves as they are."""
+    module = nn.Sequential(*net(2), nn.ReLU())
+    active = (module(torch.tensor(X)) > 0).all(1).numpy()
+    assert 2 <= active.sum() < len(X)
+    order = np.argsort(active if backwards else ~active, kind="stable")
+    options = {"parameters": "last_layer", "prior_precision": 1.0}
+    model = regressor(module, curvature="full", **options).fit(X[order], Y[order])
+    layer = module[:2]
+    with torch.no_grad():
+        A = np.column_stack([layer(torch.tensor(X)).numpy(), np.ones(20)])
+        B = np.column_stack([layer(torch.tensor(Z)).numpy(), np.ones(3)])
+        on, on_test = (module(torch.tensor(x)).numpy() > 0 for x in (X, Z))
+    std = model.predict(Z, return_std=True)[1]
+    for k in range(2):
+        S = np.linalg.inv(A[on[:, k]].T @ A[on[:, k]] + np.eye(6))
+        expected = np.where(on_test[:, k], np.einsum("nd,de,ne->n", B, S, B), 0.0)
+        np.testing.assert_allclose(std[:, k] ** 2, expected, rtol=1e-8, atol=1e-12)
+
+
+def test_rows_that_a_kept_product_does_not_hold_for():
+    module = nn.Sequential(*net(2), nn.ReLU())
+    active = (module(torch.tensor(X)) > 0).all(1).numpy()
+    options = {"parameters": "last_layer", "curvature": "full", "prior_precision": 1.0}
+    model = regressor(module, **options).partial_fit(X[active], Y[active])
+    with pytest.raises(ValueError, match="all rows to fit at once"):
+        model.partial_fit(X[~active], Y[~active])
+
+
+def test_differentiable_variance_of_certain_outputs():
+    """In the space of the outputs, where the inverse of the kernel would lose digits."""
+    with torch.no_grad():
+        module = net()
+        for p in module.parameters():
+            p.mul_(3)
+    model = regressor(module, noise_variance=1e-6, prior_precision=1e-5).fit(X, Y[:, 0])
+    for grad in (False, True):
+        rows = torch.tensor(X[:4], requires_grad=grad)
+        cov = model.differentiable(rows)[1][:, 0, :, 0].detach().numpy()
+        np.testing.assert_allclose(cov.diagonal(), 1e-6, rtol=2e-3)
+
+
+def test_state_of_a_network_that_is_not_finite_at_zero():
+    class Standardizes(nn.Linear):
+        def forward(self, x):
+            return super().forward((x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True))
+
+    module = Standardizes(4, 1).double()
+    model = regressor(module, prior_precision=1.0).fit(X, Y[:, 0])
+    again = regressor(module, prior_precision=1.0).load_state_dict(model.state_dict())
+    np.testing.assert_array_equal(
+        again.predict(Z, return_std=True)[1], model.predict(Z, return_std=True)[1]
+    )
+
+
+def test_inference_mode():
+    model = regressor(net(), prior_precision=1.0).fit(X, Y[:, 0])
+    expected = model.predict_function(Z)[1]
+    with torch.inference_mode():
+        np.testing.assert_allclose(model.predict_function(Z)[1], expected)
+        cov = model.differentiable(torch.tensor(Z))[1]
+    np.testing.assert_allclose(cov.diagonal(dim1=0, dim2=2)[0, 0].detach(), expected[:, 0, 0])
