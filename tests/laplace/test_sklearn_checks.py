@@ -11,7 +11,7 @@ from skntk import (
 
 
 def small(kind):
-    training = {"max_epochs": 40, "learning_rate": 0.03, "random_state": 0}
+    training = {"max_epochs": 20, "learning_rate": 0.06, "random_state": 0}
     return kind(depth=1, width=5, dtype="float64", **training)
 
 
