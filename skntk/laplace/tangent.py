@@ -49,9 +49,9 @@ class Rows:
 class Tangent:
     """A trained network, of which some parameters are uncertain.
 
-    It is run in float64; in its own float32, which is several times faster for convolutions, if
-    only its last layer is uncertain, whose inputs are all that is wanted; but see `in_double`. What
-    it gives is float64.
+    It is run in float64; in its own float32, for which torch has the faster convolutions, if only
+    its last layer is uncertain, whose inputs are all that is wanted; but see `in_double`. What it
+    gives is float64.
 
     Parameters
     ----------
