@@ -13,6 +13,9 @@ from skntk.core import NotPositiveDefiniteError
 from skntk.laplace.likelihoods import Likelihood
 from skntk.laplace.tangent import Rows, Tangent, check_finite_outputs
 
+#: Numbers of captured rows that are kept while prior precisions are tried on them.
+_KEPT = 2**25
+
 
 class Curvature(ABC):
     r"""Generalized Gauss-Newton matrix H of all rows seen, at noise scale 1, in some structure.
@@ -84,10 +87,14 @@ class Curvature(ABC):
 
         NaN where a precision is lost in rounding.
         """
+        kept = None
+        if self.captures and len(X) * self.tangent.row_numbers <= _KEPT:
+            kept = list(self.tangent.blocks(X))
         for tau in precisions:
             precision = torch.full((1,), tau, dtype=torch.float64, device=groups.device)
             try:
-                yield self.posterior(precision, groups, scale).moments(X, diagonal=True)[1]
+                posterior = self.posterior(precision, groups, scale)
+                yield posterior.moments(X, diagonal=True, blocks=kept)[1]
             except NotPositiveDefiniteError:
                 yield X.new_full((len(X), self.tangent.n_outputs), torch.nan)
 
@@ -136,12 +143,15 @@ class Posterior(ABC):
         """Variances (n, k) of the outputs of these rows."""
         return self.covariance_of(rows).diagonal(dim1=1, dim2=2)
 
-    def moments(self, X: Tensor, *, diagonal: bool = False) -> tuple[Tensor, Tensor]:
+    def moments(
+        self, X: Tensor, *, diagonal: bool = False, blocks: Iterable[Rows] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Outputs (n, k), and the covariances (n, k, k) of each row's, or their variances (n, k).
 
-        In one sweep over the rows.
+        In one sweep over the rows, or none if their `blocks` are there already.
         """
-        blocks = self.tangent.blocks(X, captured=self.captures)
+        if blocks is None:
+            blocks = self.tangent.blocks(X, captured=self.captures)
         of = self.variance_of if diagonal else self.covariance_of
         outputs, found = zip(*((rows.outputs, of(rows)) for rows in blocks), strict=True)
         return torch.cat(outputs), torch.cat(found)

@@ -81,6 +81,8 @@ class Tangent:
         The layers as captured on two rows: how the parameters are laid out.
     n_outputs : int
         Outputs of the network.
+    row_numbers : int
+        Numbers that the captured layers of a row take.
     """
 
     def __init__(self, module: nn.Module, parameters: Any, probe: Tensor) -> None:
@@ -116,7 +118,7 @@ class Tangent:
         self.n_outputs = first.outputs.shape[1]
         self.layers = [_in_double(layer) for layer in first.layers]
         self.on_features = all(getattr(layer, "identity", False) for layer in self.layers)
-        self._row_numbers = max(1, sum(_numbers(layer) for layer in self.layers))
+        self.row_numbers = max(1, sum(_numbers(layer) for layer in self.layers))
 
     def with_split_biases(self) -> Tangent:
         """The same, with weight and bias of a layer taken for two layers."""
@@ -161,7 +163,7 @@ class Tangent:
         inputs = self.inputs(X)
         size = max(len(inputs), 1)
         if captured:
-            size = max(2, min(_rows_at_once(inputs), _BUDGET // self._row_numbers))
+            size = max(2, min(_rows_at_once(inputs), _BUDGET // self.row_numbers))
         for start in range(0, len(inputs), size):
             at = slice(start, min(start + size, len(inputs)))
             layers: list[Layer] = []

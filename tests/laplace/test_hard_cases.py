@@ -16,6 +16,8 @@ from skntk import (
     NetworkRegressor,
 )
 from skntk.core import NotPositiveDefiniteError
+from skntk.laplace import posterior
+from skntk.laplace.tangent import Tangent
 
 rng = np.random.default_rng(0)
 X, Y, Z = rng.standard_normal((20, 4)), rng.standard_normal((20, 2)), rng.standard_normal((3, 4))
@@ -248,3 +250,30 @@ def test_inference_mode():
         np.testing.assert_allclose(model.predict_function(Z)[1], expected)
         cov = model.differentiable(torch.tensor(Z))[1]
     np.testing.assert_allclose(cov.diagonal(dim1=0, dim2=2)[0, 0].detach(), expected[:, 0, 0])
+
+
+@pytest.mark.parametrize("parameters", [None, "last_layer"])
+def test_validation_rows_are_swept_once(parameters, monkeypatch):
+    """Where they can be kept; where not, the scores are the same."""
+    held = {"X_val": Z, "y_val": Y[:3]}
+    swept = []
+    blocks = Tangent.blocks
+
+    def counting(self, X, **more):
+        swept.append(len(X))
+        return blocks(self, X, **more)
+
+    monkeypatch.setattr(Tangent, "blocks", counting)
+
+    def scores():
+        swept.clear()
+        model = regressor(net(2), curvature="full", prior_structure="scalar", parameters=parameters)
+        model.set_params(noise_variance=[1.0, 2.0]).fit(X, Y, **held)
+        return model.validation_scores_
+
+    kept = scores()
+    few = swept.count(3)
+    monkeypatch.setattr(posterior, "_KEPT", 0)
+    np.testing.assert_allclose(scores(), kept, rtol=1e-12)
+    if parameters is None:
+        assert few <= 2 < swept.count(3)
