@@ -102,6 +102,22 @@ def gauss_newton(layers: Sequence[Outer], root: Tensor, out: Tensor) -> None:
                 _add_pair(block, one, two)
 
 
+def gauss_newton_diagonal(layer: Outer, root: Tensor) -> Tensor:
+    r"""Diagonal of :math:`\sum_i J_i^T R_i R_i^T J_i`: (m, d) of outer products, else (size,).
+
+    Parameters
+    ----------
+    layer : Outer
+        Of n rows.
+    root : Tensor of shape (n, k, r)
+        As of `gauss_newton`.
+    """
+    weighted = layer.weighted(root)
+    if weighted.a is None:
+        return weighted.B.square().sum((0, 1))
+    return weighted.B.square().sum(0).mT @ weighted.a.square()
+
+
 def _add_own(block: Tensor, one: Outer) -> None:
     """Add a layer's block with itself, from the pairs i >= j alone."""
     assert one.a is not None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from skntk.core import require
-from skntk.finite.gauss_newton import Outer
+from skntk.finite.gauss_newton import Outer, gauss_newton_diagonal
 from skntk.finite.layers import AffineLayer, Layer
 from skntk.finite.uses import per_row_products
 from skntk.laplace.likelihoods import Likelihood
@@ -103,11 +103,7 @@ class DiagonalCurvature(FactoredCurvature):
                 continue
             if root is None:
                 root = self.likelihood.root(rows.outputs, weights)
-            weighted = Outer.of(layer).weighted(root)
-            if weighted.a is None:
-                total += weighted.B.square().sum((0, 1)).view(total.shape)
-            else:
-                total += weighted.B.square().sum(0).mT @ weighted.a.square()
+            total += gauss_newton_diagonal(Outer.of(layer), root).view(total.shape)
 
     def state(self) -> dict[str, Any]:
         """The diagonal."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,12 +43,12 @@ from skntk.training.net import (
     interrupts_kept,
     is_stopped,
     read_checkpoint,
+    seeded,
 )
 from skntk.training.preconditioners import KFAC, NaturalGradient, tangent_module
+from skntk.training.rates import stable_rate
 
 PRECONDITIONERS = {"natural_gradient": NaturalGradient, "kfac": KFAC}
-#: Matrix rows of the kernel that the largest stable learning rate is read from.
-_RATE_ROWS = 1024
 #: Rows of a batch, and of test data that go through the network at one time.
 _BATCH, _TEST_BATCH = 128, 1024
 
@@ -151,7 +150,7 @@ class NetworkEstimator(ModuleParams):
             return Centered(module)
         return module
 
-    def _rate(self, module: nn.Module, X: Tensor, n_outputs: int, batch_size: int) -> float:
+    def _rate(self, module: nn.Module, X: Tensor, batch_size: int) -> float:
         """Learning rate: as given, or what suits the optimizer."""
         if self.learning_rate != "auto":
             return float(self.learning_rate)
@@ -161,21 +160,12 @@ class NetworkEstimator(ModuleParams):
             tangent = tangent_module(module)
             kinds = [m.parametrization for m in tangent.modules() if isinstance(m, Affine)]
             return 3e-3 if kinds and all(kind == "ntk" for kind in kinds) else 1e-3
-        m = max(2, _RATE_ROWS // n_outputs)
-        kernel = EmpiricalKernel(tangent_module(module).eval())
-        K = kernel.gram(X[:m].to(resolve_device(self.device))).double()
-        # The loss's Hessian by a row's outputs is P / k: of squared error, P is the identity; of
-        # the cross-entropy, at equal probabilities, it takes away the mean of the outputs.
-        P = torch.eye(n_outputs, dtype=K.dtype, device=K.device)
-        if self._likelihood == "categorical" and n_outputs > 1:
-            P -= 1 / n_outputs
-        K = torch.einsum("pr,ijrs,sq->piqj", P, K, P) / n_outputs
-        n = K.shape[1]
-        curvature = float(torch.linalg.eigvalsh(K.flatten(2).flatten(0, 1))[-1]) / n
-        if batch_size < len(X):  # all of it may lie in a batch, if not more than in one row
-            own = float(torch.einsum("pipi->i", K).max())
-            curvature = min(curvature * len(X) / batch_size, own)
-        return 1.0 / max(curvature, 1e-12)
+        return stable_rate(
+            tangent_module(module),
+            X.to(resolve_device(self.device)),
+            batch_size,
+            categorical=self._likelihood == "categorical",
+        )
 
     def _absolute_damping(self, module: nn.Module, X: Tensor) -> float:
         """Damping: as given, or a tenth of the mean diagonal of the kernel at initialization."""
@@ -197,7 +187,7 @@ class NetworkEstimator(ModuleParams):
                 "'auto', or take optimizer='sgd'."
             )
         size = (n if whole else min(_BATCH, n)) if size == "auto" else min(int(size), n)
-        rate = self._rate(module, X, n_outputs, size)
+        rate = self._rate(module, X, size)
         common = {"lr": rate, "batch_size": size, "optimizer__weight_decay": self.weight_decay}
         if self.optimizer == "adam":
             return {**common, "optimizer": torch.optim.Adam}
@@ -231,7 +221,7 @@ class NetworkEstimator(ModuleParams):
             callbacks.append(("progress", Progress()))
         valid = None if held is None else predefined_split(Rows(X[held], y[held]))
         net, end = None, EpochEnd()
-        with _seeded(seed + 1):
+        with seeded(seed + 1):
             if self.checkpoint is not None:
                 if self.random_state is None:
                     raise ValueError(
@@ -330,7 +320,7 @@ class NetworkEstimator(ModuleParams):
     def _forward(self, X: Any) -> Tensor:
         """Outputs of the trained network: (m, k)."""
         check_is_fitted(self)
-        with _seeded(0):  # torch's loaders draw a seed
+        with seeded(0):  # torch's loaders draw a seed
             return as_matrix(self.net_.forward(self._rows(X)))
 
     @property
@@ -353,14 +343,6 @@ class NetworkEstimator(ModuleParams):
         tags.input_tags.sparse = False
         tags.non_deterministic = False
         return tags
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch, and leave its state as it was."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
 
 
 def _silent(*_: Any) -> None:

@@ -48,6 +48,14 @@ def as_matrix(outputs: Tensor) -> Tensor:
 
 
 @contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch, and leave its state as it was."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
 def interrupts_kept() -> Iterator[None]:
     """Raise the KeyboardInterrupt of a signal, even if it is swallowed.
 
@@ -157,6 +165,23 @@ class BestStopping(EarlyStopping):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__.copy()  # skorch's leaves out the best weights
+
+
+class LossReached(Callback):
+    """Ends a training, by `EpochEnd`, when the mean training loss of an epoch is small enough.
+
+    Parameters
+    ----------
+    tol : float
+        How small.
+    """
+
+    def __init__(self, tol: float) -> None:
+        self.tol, self.stopped_ = tol, False
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        """Note whether it is."""
+        self.stopped_ = net.history[-1]["train_loss"] <= self.tol
 
 
 class Divergence(Callback):

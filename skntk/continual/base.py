@@ -1,0 +1,380 @@
+"""What both continual estimators share: validation, the choice of a learner, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import math
+import pickle
+from collections.abc import Hashable
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar
+
+import joblib
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from skntk.continual.heads import Heads
+from skntk.continual.kernel_learner import KernelLearner
+from skntk.continual.kernels import FiniteTaskKernel, InfiniteTaskKernel
+from skntk.continual.network_learner import NetworkLearner, Training
+from skntk.continual.rules import (
+    Consolidation,
+    Joint,
+    PrincipalProjection,
+    Projection,
+    ProjectionPlus,
+    Replay,
+    Rule,
+)
+from skntk.continual.tasks import TaskRows
+from skntk.core import (
+    check_writable,
+    format_bytes,
+    resolve_device,
+    resolve_dtype,
+    write_atomically,
+)
+from skntk.finite import Centered, linearize
+from skntk.finite.network import check_module
+from skntk.machines.networks import (
+    ModuleParams,
+    as_rows,
+    check_outputs,
+    drawn_mlp,
+    finite_width,
+)
+from skntk.machines.validation import Interval, StrOptions
+
+PROJECTIONS = {"ogd": Projection, "ogd_plus": ProjectionPlus, "pca_ogd": PrincipalProjection}
+METHODS = ("sgd", "stable_sgd", *PROJECTIONS, "ewc", "online_ewc", "replay", "joint")
+#: Methods that have a closed form in the kernel regime.
+CLOSED = ("sgd", "ogd", "joint")
+#: Hidden units of the default network.
+_WIDTH = 512
+#: What a fit has found.
+_FITTED = ("_heads", "_learner", "_entropy", "_learnt", "_chain", "_input_shape", "distances_")
+
+
+class ContinualEstimator(ModuleParams):
+    """Base of `ContinualNTK` and `ContinualNTKRegressor`; not used directly."""
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "method": [StrOptions(set(METHODS))],
+        "heads": [StrOptions({"single", "multi", "incremental"})],
+        "depth": [Interval(Integral, 0, None, closed="left")],
+        "width": [Interval(Real, 1, None, closed="both"), None],
+        "activation": [str, nn.Module],
+        "weight_std": [Interval(Real, 0, None, closed="neither")],
+        "bias_std": [Interval(Real, 0, None, closed="left")],
+        "module": "no_validation",
+        "parametrization": [StrOptions({"ntk", "standard", "mup"})],
+        "regime": [StrOptions({"full", "linearized", "kernel"})],
+        "centered": ["boolean"],
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "max_epochs": [Interval(Integral, 0, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
+        "memory_size": [Interval(Integral, 0, None, closed="left"), None],
+        "penalty": [Interval(Real, 0, None, closed="left")],
+        "fisher_decay": [Interval(Real, 0, 1, closed="both")],
+        "rate_decay": [Interval(Real, 0, 1, closed="right")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "outputs": [StrOptions({"trace", "full"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "training_time": [Interval(Real, 0, None, closed="both")],
+        "checkpoint": [str, Path, None],
+        "input_shape": "no_validation",
+        "device": [str, torch.device],
+        "dtype": "no_validation",
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+    _likelihood: str
+    _target_checks: ClassVar[dict[str, Any]] = {}
+
+    # Data
+
+    def _rows(self, X: Any, y: Any = "no_validation") -> Any:
+        """Validate inputs (and targets): as tensors of shape (n, *input_shape)."""
+        predicting, fitted = isinstance(y, str), self.__sklearn_is_fitted__()
+        X, shape = as_rows(X, self.input_shape)
+        checked = {"dtype": [np.float64, np.float32]}
+        if predicting:
+            X = validate_data(self, X, reset=False, **checked)
+        else:
+            X, y = validate_data(self, X, y, reset=not fitted, **checked, **self._target_checks)
+            if not fitted:
+                self._input_shape = shape or (X.shape[1],)
+            if math.prod(self._input_shape) != X.shape[1]:
+                raise ValueError(
+                    f"X has {X.shape[1]} features, but input_shape={self._input_shape} needs "
+                    f"{math.prod(self._input_shape)}."
+                )
+        X = torch.tensor(np.array(X), dtype=self._dtype).reshape(-1, *self._input_shape)
+        return X if predicting else (X, y)
+
+    @property
+    def _closed(self) -> bool:
+        """Whether tasks are learnt by their closed forms."""
+        return bool(self.regime == "kernel" or self.width == math.inf)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        dtype = resolve_dtype(self.dtype)
+        return torch.float64 if self._closed else dtype
+
+    # Learning
+
+    def _forget(self) -> None:
+        """Drop what was learnt."""
+        for name in _FITTED:
+            self.__dict__.pop(name, None)
+
+    def _current_heads(self) -> Heads:
+        """Return the heads so far; refuse at the first task what cannot be."""
+        if self.__sklearn_is_fitted__():
+            return self._heads
+        if self._closed and self.method not in CLOSED:
+            raise ValueError(
+                f"method={self.method!r} has no closed form; regime='kernel' and width=np.inf take "
+                f"one of {list(CLOSED)}."
+            )
+        if self.checkpoint is not None and self.random_state is None:
+            raise ValueError(
+                "checkpoint needs random_state to be an integer: with None each fit draws other "
+                "weights, and none could go on with another's checkpoint."
+            )
+        return Heads(self.heads)
+
+    def _take(self, X: Tensor, Y: Tensor, heads: Heads) -> None:
+        """Learn one task, or read from a checkpoint what was learnt of it.
+
+        If that fails the estimator is as it was.
+
+        Parameters
+        ----------
+        X : Tensor of shape (n, ...)
+            Rows.
+        Y : Tensor of shape (n, k)
+            Targets of the outputs; NaN where they have none.
+        heads : Heads
+            After the task.
+        """
+        first = not self.__sklearn_is_fitted__()
+        learnt = 0 if first else self._learnt
+        mark = self._mark("" if first else self._chain, X, Y, heads)
+        path = None
+        if self.checkpoint is not None:
+            path = Path(self.checkpoint).absolute() / f"task-{learnt:03d}.pkl"
+            check_writable(path, "checkpoint")
+            if self._restored(path, mark):
+                return
+        entropy = (
+            int(check_random_state(self.random_state).randint(2**31 - 1))
+            if first
+            else self._entropy
+        )
+        seeds = np.random.SeedSequence([entropy, learnt]).generate_state(2)
+        if first:
+            learner: Any = self._learner_for(X, heads.n_outputs, entropy)
+        else:
+            learner = copy.deepcopy(self._learner)
+            n_new = heads.n_outputs - self._heads.n_outputs
+            if n_new:
+                fill = 0.0 if heads.kind == "incremental" else math.nan
+                learner.grow(X, n_new, int(seeds[0]), fill)
+        learner.learn(TaskRows(X, Y), int(seeds[1]))
+        self._learner, self._heads, self._entropy = learner, heads, entropy
+        self._learnt, self._chain = learnt + 1, mark
+        self.distances_ = [*([] if first else self.distances_), learner.distance()]
+        if path is not None:
+            state = {name: getattr(self, name) for name in self._fitted_names()}
+            write_atomically(path, pickle.dumps({"mark": mark, "state": state}))
+        if self.verbose:
+            kept = self.memory_
+            print(
+                f"[skntk] {self.method}: {self._learnt} tasks learnt, {kept['rows']} rows and "
+                f"{kept['gradients']} gradients kept in {format_bytes(kept['bytes'])}"
+            )
+
+    def _learner_for(self, X: Tensor, n_outputs: int, seed: int) -> NetworkLearner | KernelLearner:
+        """Return what learns, before its first task."""
+        closed, width = self._closed, finite_width(self.width)
+        infinite = self.width == math.inf
+        module = self._built_module(width, seed)
+        if module is None:
+            module = drawn_mlp(
+                math.prod(X.shape[1:]),
+                n_outputs,
+                seed,
+                depth=self.depth,
+                width=(1 if infinite else _WIDTH) if width is None else width,
+                activation=self.activation,
+                weight_std=self.weight_std,
+                bias_std=self.bias_std,
+                parametrization=self.parametrization,
+            )
+            if self.method == "stable_sgd" and self.dropout:
+                module = _with_dropout(module, self.dropout)
+            if X.ndim > 2:
+                module = nn.Sequential(nn.Flatten(), *module)
+        if infinite:
+            kernel: Any = InfiniteTaskKernel(module, n_outputs)
+            kernel.gram(X[:1], X[:1])  # refuses layers without a limit
+        else:
+            device = resolve_device(self.device)
+            module = module.to(device, self._dtype)
+            check_outputs(module, X.to(device), n_outputs, f"the first task of {n_outputs} outputs")
+            if not any(p.requires_grad for p in module.parameters()):
+                raise ValueError(
+                    f"module {type(module).__name__} is frozen: none of its parameters requires a "
+                    "gradient; call module.requires_grad_(True)."
+                )
+            if inspect.isclass(self.module) and self.regime != "full":
+                module.eval()
+        if closed:
+            if not infinite:
+                check_module(module)
+                kernel = FiniteTaskKernel(module, self.outputs, self.centered)
+            return KernelLearner(
+                kernel, self.method, self.memory_size, float(self.alpha), float(self.training_time)
+            )
+        if self.regime == "linearized":
+            module = linearize(module, centered=self.centered)
+        elif self.centered:
+            check_module(copy.deepcopy(module).train())
+            module = Centered(module)
+        training = Training(
+            loss=self._loss,
+            learning_rate=self.learning_rate,
+            rate_decay=self.rate_decay if self.method == "stable_sgd" else 1.0,
+            momentum=self.momentum,
+            max_epochs=int(self.max_epochs),
+            tol=float(self.tol),
+            batch_size=self.batch_size,
+            device=device,
+            verbose=int(self.verbose),
+        )
+        return NetworkLearner(module, self._rule(), training)
+
+    def _rule(self) -> Rule:
+        """Return what the method does beside gradient descent."""
+        if self.method in PROJECTIONS:
+            return PROJECTIONS[self.method](self.memory_size, self._picks_labels)
+        if self.method in ("ewc", "online_ewc"):
+            likelihood = "categorical" if self._loss == "cross_entropy" else "gaussian"
+            decay = float(self.fisher_decay) if self.method == "online_ewc" else None
+            return Consolidation(float(self.penalty), likelihood, decay)
+        if self.method == "replay":
+            return Replay(self.memory_size)
+        return Joint() if self.method == "joint" else Rule()
+
+    @property
+    def _loss(self) -> str:
+        return "squared"
+
+    @property
+    def _picks_labels(self) -> bool:
+        """Whether gradients are stored of the label's output alone."""
+        return False
+
+    # Checkpoints
+
+    def _mark(self, chain: str, X: Tensor, Y: Tensor, heads: Heads) -> str:
+        """What a checkpoint must agree in: parameters, and all tasks so far."""
+        if self.checkpoint is None:
+            return ""
+        free = {"checkpoint", "verbose", "device", "module"}
+        params = [f"{k}={v!r}" for k, v in sorted(self.get_params().items()) if k not in free]
+        weights = self.module.state_dict() if isinstance(self.module, nn.Module) else {}
+        arrays = [t.detach().cpu().numpy() for t in (X, Y, *weights.values())]
+        module = "" if self.module is None else repr(self.module)
+        return joblib.hash([chain, params, module, arrays, repr(heads)])
+
+    def _restored(self, path: Path, mark: str) -> bool:
+        """Whether a checkpoint is there; then the estimator is as it was when that was written."""
+        if not path.exists():
+            return False
+        try:
+            kept = pickle.loads(path.read_bytes())
+            found, state = kept["mark"], kept["state"]
+        except Exception as error:
+            raise ValueError(
+                f"checkpoint {str(path)!r} cannot be read as one ({error}); delete it, or pass "
+                "another directory."
+            ) from error
+        if found != mark:
+            raise ValueError(
+                f"checkpoint {str(path)!r} belongs to other parameters or other tasks; delete its "
+                "directory to start anew, or pass another."
+            )
+        self.__dict__.update(state)
+        return True
+
+    def _fitted_names(self) -> list[str]:
+        extra = ("n_features_in_", "feature_names_in_")
+        return [name for name in (*_FITTED, *extra) if name in vars(self)]
+
+    # What was learnt
+
+    def _outputs(self, X: Any, task: Hashable | None) -> Tensor:
+        """Outputs that answer for a task: (m, k)."""
+        check_is_fitted(self)
+        X = self._rows(X)
+        columns = self._heads.columns(task)
+        return self._learner.outputs(X)[:, columns]
+
+    @property
+    def tasks_(self) -> list[Hashable]:
+        """Names of the tasks that were learnt, in order."""
+        check_is_fitted(self)
+        return list(self._heads.tasks)
+
+    @property
+    def memory_(self) -> dict[str, int]:
+        """Numbers of rows and gradients that are kept of earlier tasks, and their bytes."""
+        check_is_fitted(self)
+        return self._learner.kept()
+
+    @property
+    def module_(self) -> nn.Module:
+        """The trained network; with ``regime="linearized"`` a `skntk.finite.Linearized`."""
+        check_is_fitted(self)
+        if isinstance(self._learner, KernelLearner):
+            raise AttributeError("in the kernel regime there is no trained network.")
+        return self._learner.module
+
+    @property
+    def losses_(self) -> list[list[float]]:
+        """Mean training loss of each epoch, task by task."""
+        check_is_fitted(self)
+        return [] if isinstance(self._learner, KernelLearner) else self._learner.losses
+
+    @property
+    def learning_rates_(self) -> list[float]:
+        """Learning rate of each task."""
+        check_is_fitted(self)
+        return [] if isinstance(self._learner, KernelLearner) else self._learner.rates
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_learner" in vars(self)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = False
+        tags.non_deterministic = False
+        return tags
+
+
+def _with_dropout(module: nn.Sequential, p: float) -> nn.Sequential:
+    """Return the default network with dropout behind each hidden layer."""
+    layers: list[nn.Module] = []
+    for i, layer in enumerate(module):
+        layers += [layer, nn.Dropout(p)] if i % 2 else [layer]
+    return nn.Sequential(*layers)

@@ -1,0 +1,200 @@
+"""A finite network, or its linearization, that learns one task after the other by skorch."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from skorch import NeuralNet
+from torch import Tensor, nn
+
+from skntk.continual.growth import grow_readout
+from skntk.continual.rules import Rule
+from skntk.continual.tasks import HeadCrossEntropy, HeadSquaredError, TaskRows
+from skntk.core import TrainingDivergedError
+from skntk.finite import Centered, Linearized
+from skntk.training.net import (
+    Divergence,
+    EpochEnd,
+    LossReached,
+    Progress,
+    Rows,
+    interrupts_kept,
+    seeded,
+)
+from skntk.training.preconditioners import tangent_module
+from skntk.training.rates import stable_rate
+
+_TEST_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Training:
+    """How each task is trained.
+
+    Attributes
+    ----------
+    loss : {"cross_entropy", "squared"}
+        Of the outputs that belong to a task.
+    learning_rate : float or "auto"
+        Of gradient descent; "auto" is the largest stable one at the start of the task.
+    rate_decay : float
+        By which the rate is multiplied for each task that was learnt before.
+    momentum, max_epochs, tol, batch_size
+        As of `ContinualNTK`.
+    device : torch.device
+        Where the network is.
+    verbose : int
+        Whether to show progress.
+    """
+
+    loss: str
+    learning_rate: float | str
+    rate_decay: float
+    momentum: float
+    max_epochs: int
+    tol: float
+    batch_size: int | None
+    device: torch.device
+    verbose: int
+
+
+class NetworkLearner:
+    """Learns tasks by gradient descent on one network.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network at its start, perhaps a `Linearized` or `Centered`; it is trained in place.
+    rule : Rule
+        The method.
+    training : Training
+        How a task is trained.
+
+    Attributes
+    ----------
+    losses : list of list of float
+        Mean training loss of each epoch of each task.
+    rates : list of float
+        Learning rate of each task.
+    steps : list of int
+        Steps of gradient descent of each task.
+    """
+
+    def __init__(self, module: nn.Module, rule: Rule, training: Training) -> None:
+        self.module, self.rule, self.training = module, rule, training
+        self._start = copy.deepcopy(_network(module)).requires_grad_(False)
+        self.losses: list[list[float]] = []
+        self.rates: list[float] = []
+        self.steps: list[int] = []
+
+    def grow(self, X: Tensor, n_new: int, seed: int, fill: float) -> None:
+        """Add outputs, with `fill` for the targets of rows that are kept."""
+        network = _network(self.module)
+        anchor = [self.module.anchor] if network is not self.module else []
+        networks = [network, self._start, *anchor]
+        names = grow_readout(networks, X.to(self.training.device), n_new, seed)  # type: ignore[arg-type]
+        self.rule.grow(names, n_new, fill)
+
+    def learn(self, rows: TaskRows, seed: int) -> None:
+        """Train on a task, and keep of it what the method keeps.
+
+        Raises
+        ------
+        TrainingDivergedError
+            If the loss or an output is not finite.
+        """
+        t, device = self.training, self.training.device
+        rows = TaskRows(rows.X.to(device), rows.Y.to(device))
+        trained = self.rule.rows(rows)
+        if len(trained) > len(rows):  # joint training starts anew
+            with torch.no_grad():
+                start = dict(self._start.named_parameters())
+                for name, p in _network(self.module).named_parameters():
+                    p.copy_(start[name])
+        generator = torch.Generator().manual_seed(seed)
+        size = len(trained) if t.batch_size is None else min(t.batch_size, len(trained))
+        rate = self._rate(trained, size, generator)
+        callbacks: list[Any] = [("divergence", Divergence()), ("rule", self.rule)]
+        if t.verbose:
+            callbacks.append(("progress", Progress()))
+        callbacks += [("reached", LossReached(t.tol)), ("epoch_end", EpochEnd())]
+        with seeded(seed):
+            net = NeuralNet(
+                self.module,
+                criterion=HeadCrossEntropy if t.loss == "cross_entropy" else HeadSquaredError,
+                optimizer=torch.optim.SGD,
+                optimizer__momentum=t.momentum,
+                lr=rate,
+                max_epochs=t.max_epochs,
+                batch_size=size,
+                callbacks=callbacks,
+                callbacks__print_log=None,
+                dataset=Rows,
+                iterator_train__collate_fn=self.rule.collate,
+                iterator_train__shuffle=size < len(trained),
+                train_split=None,
+                device=str(device),
+                verbose=0,
+            )
+            with interrupts_kept():
+                net.fit(trained.X, trained.Y)
+        self.module = net.module_.eval()
+        if not torch.isfinite(self.outputs(rows.X)).all():
+            raise TrainingDivergedError(
+                f"the outputs of the trained network are not finite, with learning_rate={rate:.3g}: "
+                "pass a smaller learning_rate, or scale the inputs."
+            )
+        self.losses.append([float(loss) for loss in net.history[:, "train_loss"]])
+        self.rates.append(rate)
+        self.steps.append(len(net.history) * -(-len(trained) // size))
+        self.rule.finish(self._tangent(), rows, generator)
+
+    def _rate(self, rows: TaskRows, batch_size: int, generator: torch.Generator) -> float:
+        """Learning rate of the task that comes."""
+        rate = self.training.learning_rate
+        if rate == "auto":
+            mixed = torch.randperm(len(rows), generator=generator)
+            rate = stable_rate(
+                self._tangent(),
+                rows.X[mixed],
+                batch_size,
+                categorical=self.training.loss == "cross_entropy",
+                columns=rows.columns.cpu(),
+            )
+        return float(rate) * self.training.rate_decay ** len(self.rates)
+
+    def _tangent(self) -> nn.Module:
+        """Return the network whose Jacobian the function has, in eval mode."""
+        if isinstance(self.module, Linearized):
+            return tangent_module(self.module)
+        return _network(self.module).eval()
+
+    def outputs(self, X: Tensor) -> Tensor:
+        """Outputs of the trained function, in float64: (n, k)."""
+        with torch.no_grad():
+            blocks = [
+                self.module(some.to(self.training.device)).flatten(1).double().cpu()
+                for some in X.split(_TEST_BATCH)
+            ]
+        return torch.cat(blocks)
+
+    def distance(self) -> float:
+        """Euclidean distance of all weights from their start."""
+        start = dict(self._start.named_parameters())
+        trained = _network(self.module).named_parameters()
+        squares = [(p.detach() - start[name]).double().square().sum() for name, p in trained]
+        return float(sum(squares)) ** 0.5
+
+    def kept(self) -> dict[str, int]:
+        """Rows, gradients and bytes that the method keeps."""
+        return self.rule.kept()
+
+
+def _network(module: nn.Module) -> nn.Module:
+    """Return what holds the parameters that are trained."""
+    if isinstance(module, Linearized | Centered):
+        return module.module
+    return module
