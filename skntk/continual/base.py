@@ -7,6 +7,7 @@ import inspect
 import math
 import pickle
 from collections.abc import Hashable
+from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,6 +49,7 @@ from skntk.machines.networks import (
     drawn_mlp,
     finite_width,
 )
+from skntk.machines.targets import Targets
 from skntk.machines.validation import Interval, StrOptions
 
 PROJECTIONS = {"ogd": Projection, "ogd_plus": ProjectionPlus, "pca_ogd": PrincipalProjection}
@@ -56,8 +58,37 @@ METHODS = ("sgd", "stable_sgd", *PROJECTIONS, "ewc", "online_ewc", "replay", "jo
 CLOSED = ("sgd", "ogd", "joint")
 #: Hidden units of the default network.
 _WIDTH = 512
-#: What a fit has found.
-_FITTED = ("_heads", "_learner", "_entropy", "_learnt", "_chain", "_input_shape", "distances_")
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """Everything that was learnt, and what is needed to go on.
+
+    Attributes
+    ----------
+    heads : Heads
+        The tasks and their outputs.
+    learner : NetworkLearner or KernelLearner
+        The network, and what is kept of the tasks.
+    units : dict
+        Moments of the targets of regression.
+    seed : int
+        From which the seeds of all tasks are made.
+    count : int
+        How often something was learnt.
+    mark : str
+        Of the parameters and all tasks so far, if checkpoints are written.
+    distances : tuple of float
+        Of the weights from their start.
+    """
+
+    heads: Heads
+    learner: Any
+    units: dict[Hashable, Targets]
+    seed: int
+    count: int
+    mark: str
+    distances: tuple[float, ...]
 
 
 class ContinualEstimator(ModuleParams):
@@ -133,13 +164,12 @@ class ContinualEstimator(ModuleParams):
 
     def _forget(self) -> None:
         """Drop what was learnt."""
-        for name in _FITTED:
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("_learnt", None)
 
     def _current_heads(self) -> Heads:
         """Return the heads so far; refuse at the first task what cannot be."""
         if self.__sklearn_is_fitted__():
-            return self._heads
+            return self._learnt.heads
         if self._closed and self.method not in CLOSED:
             raise ValueError(
                 f"method={self.method!r} has no closed form; regime='kernel' and width=np.inf take "
@@ -152,7 +182,9 @@ class ContinualEstimator(ModuleParams):
             )
         return Heads(self.heads)
 
-    def _take(self, X: Tensor, Y: Tensor, heads: Heads) -> None:
+    def _take(
+        self, X: Tensor, Y: Tensor, heads: Heads, units: dict[Hashable, Targets] | None = None
+    ) -> None:
         """Learn one task, or read from a checkpoint what was learnt of it.
 
         If that fails the estimator is as it was.
@@ -165,43 +197,44 @@ class ContinualEstimator(ModuleParams):
             Targets of the outputs; NaN where they have none.
         heads : Heads
             After the task.
+        units : dict, optional
+            Of the targets, after the task.
         """
-        first = not self.__sklearn_is_fitted__()
-        learnt = 0 if first else self._learnt
-        mark = self._mark("" if first else self._chain, X, Y, heads)
-        path = None
+        before: Learnt | None = self._learnt if self.__sklearn_is_fitted__() else None
+        count = before.count if before else 0
+        mark, path = "", None
         if self.checkpoint is not None:
-            path = Path(self.checkpoint).absolute() / f"task-{learnt:03d}.pkl"
+            mark = self._mark(before.mark if before else "", X, Y, heads)
+            path = Path(self.checkpoint).absolute() / f"task-{count:03d}.pkl"
             check_writable(path, "checkpoint")
-            if self._restored(path, mark):
+            found = read_checkpoint(path, mark)
+            if found is not None:
+                self._learnt: Learnt = found
                 return
-        entropy = (
-            int(check_random_state(self.random_state).randint(2**31 - 1))
-            if first
-            else self._entropy
-        )
-        seeds = np.random.SeedSequence([entropy, learnt]).generate_state(2)
-        if first:
-            learner: Any = self._learner_for(X, heads.n_outputs, entropy)
-        else:
-            learner = copy.deepcopy(self._learner)
-            n_new = heads.n_outputs - self._heads.n_outputs
-            if n_new:
-                fill = 0.0 if heads.kind == "incremental" else math.nan
-                learner.grow(X, n_new, int(seeds[0]), fill)
-        learner.learn(TaskRows(X, Y), int(seeds[1]))
-        self._learner, self._heads, self._entropy = learner, heads, entropy
-        self._learnt, self._chain = learnt + 1, mark
-        self.distances_ = [*([] if first else self.distances_), learner.distance()]
+        seed, learner = self._prepared(X, heads)
+        learner.learn(TaskRows(X, Y), _task_seed(seed, count, 1))
+        distances = (*(before.distances if before else ()), learner.distance())
+        self._learnt = Learnt(heads, learner, units or {}, seed, count + 1, mark, distances)
         if path is not None:
-            state = {name: getattr(self, name) for name in self._fitted_names()}
-            write_atomically(path, pickle.dumps({"mark": mark, "state": state}))
+            write_atomically(path, pickle.dumps({"mark": mark, "learnt": self._learnt}))
         if self.verbose:
             kept = self.memory_
             print(
-                f"[skntk] {self.method}: {self._learnt} tasks learnt, {kept['rows']} rows and "
+                f"[skntk] {self.method}: {count + 1} tasks learnt, {kept['rows']} rows and "
                 f"{kept['gradients']} gradients kept in {format_bytes(kept['bytes'])}"
             )
+
+    def _prepared(self, X: Tensor, heads: Heads) -> tuple[int, Any]:
+        """Seed of all tasks, and what is to learn the next one, with its outputs."""
+        if not self.__sklearn_is_fitted__():
+            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            return seed, self._learner_for(X, heads.n_outputs, seed)
+        before = self._learnt
+        learner, n_new = copy.deepcopy(before.learner), heads.n_outputs - before.heads.n_outputs
+        if n_new:
+            fill = 0.0 if heads.kind == "incremental" else math.nan
+            learner.grow(X, n_new, _task_seed(before.seed, before.count, 0), fill)
+        return before.seed, learner
 
     def _learner_for(self, X: Tensor, n_outputs: int, seed: int) -> NetworkLearner | KernelLearner:
         """Return what learns, before its first task."""
@@ -288,8 +321,6 @@ class ContinualEstimator(ModuleParams):
 
     def _mark(self, chain: str, X: Tensor, Y: Tensor, heads: Heads) -> str:
         """What a checkpoint must agree in: parameters, and all tasks so far."""
-        if self.checkpoint is None:
-            return ""
         free = {"checkpoint", "verbose", "device", "module"}
         params = [f"{k}={v!r}" for k, v in sorted(self.get_params().items()) if k not in free]
         weights = self.module.state_dict() if isinstance(self.module, nn.Module) else {}
@@ -297,79 +328,92 @@ class ContinualEstimator(ModuleParams):
         module = "" if self.module is None else repr(self.module)
         return joblib.hash([chain, params, module, arrays, repr(heads)])
 
-    def _restored(self, path: Path, mark: str) -> bool:
-        """Whether a checkpoint is there; then the estimator is as it was when that was written."""
-        if not path.exists():
-            return False
-        try:
-            kept = pickle.loads(path.read_bytes())
-            found, state = kept["mark"], kept["state"]
-        except Exception as error:
-            raise ValueError(
-                f"checkpoint {str(path)!r} cannot be read as one ({error}); delete it, or pass "
-                "another directory."
-            ) from error
-        if found != mark:
-            raise ValueError(
-                f"checkpoint {str(path)!r} belongs to other parameters or other tasks; delete its "
-                "directory to start anew, or pass another."
-            )
-        self.__dict__.update(state)
-        return True
-
-    def _fitted_names(self) -> list[str]:
-        extra = ("n_features_in_", "feature_names_in_")
-        return [name for name in (*_FITTED, *extra) if name in vars(self)]
-
     # What was learnt
 
     def _outputs(self, X: Any, task: Hashable | None) -> Tensor:
         """Outputs that answer for a task: (m, k)."""
         check_is_fitted(self)
         X = self._rows(X)
-        columns = self._heads.columns(task)
-        return self._learner.outputs(X)[:, columns]
+        columns = self._learnt.heads.columns(task)
+        return self._learnt.learner.outputs(X)[:, columns]
 
     @property
     def tasks_(self) -> list[Hashable]:
         """Names of the tasks that were learnt, in order."""
         check_is_fitted(self)
-        return list(self._heads.tasks)
+        return list(self._learnt.heads.tasks)
 
     @property
     def memory_(self) -> dict[str, int]:
         """Numbers of rows and gradients that are kept of earlier tasks, and their bytes."""
         check_is_fitted(self)
-        return self._learner.kept()
+        return self._learnt.learner.kept()
 
     @property
     def module_(self) -> nn.Module:
         """The trained network; with ``regime="linearized"`` a `skntk.finite.Linearized`."""
         check_is_fitted(self)
-        if isinstance(self._learner, KernelLearner):
+        if isinstance(self._learnt.learner, KernelLearner):
             raise AttributeError("in the kernel regime there is no trained network.")
-        return self._learner.module
+        return self._learnt.learner.module
+
+    @property
+    def distances_(self) -> list[float]:
+        """Distance of all weights from their start after each task."""
+        check_is_fitted(self)
+        return list(self._learnt.distances)
 
     @property
     def losses_(self) -> list[list[float]]:
         """Mean training loss of each epoch, task by task."""
         check_is_fitted(self)
-        return [] if isinstance(self._learner, KernelLearner) else self._learner.losses
+        return list(self._learnt.learner.losses)
 
     @property
     def learning_rates_(self) -> list[float]:
         """Learning rate of each task."""
         check_is_fitted(self)
-        return [] if isinstance(self._learner, KernelLearner) else self._learner.rates
+        return list(self._learnt.learner.rates)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return "_learner" in vars(self)
+        return "_learnt" in vars(self)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = False
         tags.non_deterministic = False
         return tags
+
+
+def _task_seed(seed: int, task: int, purpose: int) -> int:
+    """Seed of one task, for one purpose."""
+    return int(np.random.SeedSequence([seed, task, purpose]).generate_state(1)[0])
+
+
+def read_checkpoint(path: Path, mark: str) -> Learnt | None:
+    """Return what a checkpoint holds; None without one.
+
+    Raises
+    ------
+    ValueError
+        If the file is no checkpoint, or that of another stream.
+    """
+    if not path.exists():
+        return None
+    try:
+        kept = pickle.loads(path.read_bytes())
+        found, learnt = kept["mark"], kept["learnt"]
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint {str(path)!r} cannot be read as one ({error}); delete it, or pass another "
+            "directory."
+        ) from error
+    if found != mark:
+        raise ValueError(
+            f"checkpoint {str(path)!r} belongs to other parameters or other tasks; delete its "
+            "directory to start anew, or pass another."
+        )
+    return learnt
 
 
 def _with_dropout(module: nn.Sequential, p: float) -> nn.Sequential:

@@ -13,9 +13,10 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
+from torch import Tensor, nn
 
 from skntk.continual.base import ContinualEstimator
+from skntk.continual.heads import Heads
 from skntk.machines.validation import StrOptions, fit_context
 
 
@@ -76,7 +77,7 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
     learning_rate : float or "auto", default="auto"
         Of gradient descent; "auto" is the inverse of the largest curvature of a batch's loss at the
         start of each task, from the empirical NTK.
-    momentum : float, default=0.0
+    momentum : float, default=0.9
         In [0, 1); starts anew with each task.
     max_epochs : int, default=10
         Passes over the rows of a task.
@@ -90,7 +91,7 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
     stored_outputs : {"label", "all"}, default="label"
         Whether a stored row has one gradient, of its label's output, or one of each output of its
         task. In closed form always all.
-    penalty : float, default=100.0
+    penalty : float, default=1000.0
         Strength of "ewc" and "online_ewc": what multiplies the mean Fisher information beside the
         mean loss of a task.
     fisher_decay : float, default=0.9
@@ -162,12 +163,12 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
     --------
     >>> from skntk import ContinualNTK
     >>> from skntk.datasets import rotated_tasks
-    >>> tasks = rotated_tasks("digits", n_tasks=2, random_state=0)
-    >>> model = ContinualNTK("ogd", width=64, max_epochs=3, random_state=0)
+    >>> tasks = rotated_tasks("digits", n_tasks=2, step=45, random_state=0)
+    >>> model = ContinualNTK("ogd", width=64, max_epochs=5, random_state=0)
     >>> for task in tasks:
     ...     model = model.partial_fit(task.X, task.y, task=task.name)
     >>> model.tasks_, model.memory_["gradients"]
-    (['rotated 0°', 'rotated 90°'], 400)
+    (['rotated 0°', 'rotated 45°'], 400)
     >>> model.score(tasks[1].X_test, tasks[1].y_test) > 0.8
     True
     """
@@ -194,13 +195,13 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         centered: bool = False,
         loss: str = "cross_entropy",
         learning_rate: float | str = "auto",
-        momentum: float = 0.0,
+        momentum: float = 0.9,
         max_epochs: int = 10,
         tol: float = 0.0,
         batch_size: int | None = 32,
         memory_size: int | None = 200,
         stored_outputs: str = "label",
-        penalty: float = 100.0,
+        penalty: float = 1000.0,
         fisher_decay: float = 0.9,
         rate_decay: float = 0.8,
         dropout: float = 0.25,
@@ -295,14 +296,20 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         TrainingDivergedError
             If the loss is not finite.
         """
+        self._take(*self._encoded(X, y, task, classes))
+        return self
+
+    def _encoded(
+        self, X: Any, y: Any, task: Hashable | None, classes: Any = None
+    ) -> tuple[Tensor, Tensor, Heads]:
+        """Rows, targets, and the heads after the task."""
         X, y = self._rows(X, y)
         check_classification_targets(y)
         heads = self._current_heads()
         task = heads.named(task)
         declared = None if classes is None else np.asarray(classes)
         heads = heads.with_classes(task, np.unique(y), declared)
-        self._take(X, heads.indicators(task, y, self._dtype), heads)
-        return self
+        return X, heads.indicators(task, y, self._dtype), heads
 
     @property
     def _loss(self) -> str:
@@ -316,7 +323,7 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
     def classes_(self) -> np.ndarray:
         """All classes so far."""
         check_is_fitted(self)
-        return np.unique(np.array(self._heads.labels))
+        return np.unique(np.array(self._learnt.heads.labels))
 
     def classes_of(self, task: Hashable | None = None) -> np.ndarray:
         """Classes that `predict` tells apart, sorted: the columns of `predict_proba`.
@@ -331,7 +338,12 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         ndarray of shape (n_classes,)
         """
         check_is_fitted(self)
-        return np.sort(np.array([self._heads.labels[i] for i in self._heads.columns(task)]))
+        return np.sort(self._labels(task))
+
+    def _labels(self, task: Hashable | None) -> np.ndarray:
+        """Classes of the outputs that answer for a task."""
+        heads = self._learnt.heads
+        return np.array([heads.labels[i] for i in heads.columns(task)])
 
     def predict_proba(self, X: Any, task: Hashable | None = None) -> np.ndarray:
         """Predict class probabilities.
@@ -356,8 +368,7 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
             If there is no such task.
         """
         outputs = self._outputs(X, task)
-        labels = np.array([self._heads.labels[i] for i in self._heads.columns(task)])
-        outputs = outputs[:, np.argsort(labels)]
+        outputs = outputs[:, np.argsort(self._labels(task))]
         if self.loss == "cross_entropy" and not self._closed:
             return outputs.softmax(1).numpy()
         positive = outputs.clamp_min(0) + 1e-12
@@ -376,8 +387,7 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         ndarray of shape (m,)
         """
         best = self._outputs(X, task).argmax(1).numpy()
-        labels = np.array([self._heads.labels[i] for i in self._heads.columns(task)])
-        return labels[best]
+        return self._labels(task)[best]
 
     def score(
         self, X: Any, y: Any, sample_weight: Any = None, task: Hashable | None = None

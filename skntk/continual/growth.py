@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,8 +42,8 @@ def grow_readout(modules: Sequence[nn.Module], X: Tensor, n_new: int, seed: int)
         torch.manual_seed(seed)
         fresh = _like(modules[0].get_submodule(path), n_new)
     for module in modules:
-        layer = module.get_submodule(path)
-        layer.out_features += n_new  # type: ignore[operator]
+        layer: Any = module.get_submodule(path)
+        layer.out_features += n_new
         for name, parameter in list(layer.named_parameters(recurse=False)):
             new = getattr(fresh, name).detach().to(parameter)
             grown = nn.Parameter(torch.cat([parameter.detach(), new]), parameter.requires_grad)

@@ -70,9 +70,7 @@ class Heads:
             raise ValueError(f"task=None, but heads='multi': say which task; learnt are: {known}.")
         return list(self.own[0 if task is None else self.tasks.index(task)])
 
-    def with_classes(
-        self, task: Hashable, found: np.ndarray, declared: np.ndarray | None
-    ) -> Heads:
+    def with_classes(self, task: Hashable, found: np.ndarray, declared: np.ndarray | None) -> Heads:
         """Return the heads after a task with some classes.
 
         Parameters
@@ -92,7 +90,9 @@ class Heads:
         classes = found if declared is None else np.unique(declared)
         if declared is not None and not np.isin(found, classes).all():
             strange = [c for c in found.tolist() if c not in classes.tolist()]
-            raise ValueError(f"y has the classes {strange}, which are not among classes={declared!r}.")
+            raise ValueError(
+                f"y has the classes {strange}, which are not among classes={declared!r}."
+            )
         new = [c for c in classes.tolist() if c not in self.labels]
         if self.kind == "multi":
             if task not in self.tasks:

@@ -11,7 +11,7 @@ Sugiyama 2020, theorem 1; Doan et al. 2021). Training to convergence is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,12 +19,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from skntk.continual.overlap import Share
 from skntk.continual.rules import rows_that_fit
 from skntk.continual.tasks import TaskRows
 from skntk.core import require
 from skntk.solvers import Spectral, cholesky
 
 _TEST_BATCH = 1024
+#: Rows and outputs: of a shared kernel all pairs of them, else pair by pair.
+Equations = tuple[Tensor, Tensor]
 
 
 class TaskKernel(Protocol):
@@ -56,12 +59,12 @@ class _Learnt:
 class _System:
     """Equations that belong together: outputs of rows of the task, and of stored rows."""
 
-    new: tuple[Tensor, Tensor]
-    old: tuple[Tensor, Tensor]
+    new: Equations
+    old: Equations
 
 
 class KernelLearner:
-    """Learns tasks by their closed forms.
+    r"""Learns tasks by their closed forms.
 
     Parameters
     ----------
@@ -74,8 +77,12 @@ class KernelLearner:
     alpha : float
         Ridge, relative to the mean diagonal of the kernel.
     training_time : float
-        Of gradient flow on :math:`1/(2 n k) \\sum (f - y)^2`; may be infinite.
+        Of gradient flow on :math:`1/(2 n k) \sum (f - y)^2`; may be infinite.
     """
+
+    #: Nothing is trained by steps.
+    losses: Sequence[list[float]] = ()
+    rates: Sequence[float] = ()
 
     def __init__(
         self,
@@ -85,17 +92,20 @@ class KernelLearner:
         alpha: float,
         training_time: float,
     ) -> None:
-        self.kernel, self.method, self.memory_size = kernel, method, memory_size
+        self._kernel, self.method, self.memory_size = kernel, method, memory_size
         self.alpha, self.training_time = alpha, training_time
         self._tasks: list[_Learnt] = []
         self._squared_distance = 0.0
 
     def grow(self, X: Tensor, n_new: int, seed: int, fill: float) -> None:
         """Add outputs, with `fill` for the targets of rows that are kept."""
-        self.kernel.grow(X, n_new, seed)
+        self._kernel.grow(X, n_new, seed)
         self._tasks = [
-            replace(t, rows=t.rows.grown(n_new, math.nan if self.method == "ogd" else fill),
-                    coef=F.pad(t.coef, (0, n_new)))
+            replace(
+                t,
+                rows=t.rows.grown(n_new, math.nan if self.method == "ogd" else fill),
+                coef=F.pad(t.coef, (0, n_new)),
+            )
             for t in self._tasks
         ]
 
@@ -113,13 +123,16 @@ class KernelLearner:
             self._tasks, self._squared_distance = [], 0.0
         stored = self._chosen(rows, torch.Generator().manual_seed(seed))
         memory, before = self._memory(), self._moved(rows.X)
-        f = self.kernel.function(rows.X) + before
+        f = self._kernel.function(rows.X) + before
         self._require(rows, memory)
-        theta = self.kernel.gram(rows.X, rows.X)
+        theta = self._kernel.gram(rows.X, rows.X)
         cross = inner = None
         moved_memory = torch.zeros(0, rows.Y.shape[1], dtype=torch.float64)
         if memory is not None:
-            cross, inner = self.kernel.gram(memory.X, rows.X), self.kernel.gram(memory.X, memory.X)
+            cross, inner = (
+                self._kernel.gram(memory.X, rows.X),
+                self._kernel.gram(memory.X, memory.X),
+            )
             moved_memory = self._moved(memory.X)
         residual = rows.Y - f
         coef = torch.zeros_like(rows.Y)
@@ -137,7 +150,7 @@ class KernelLearner:
                 K = K - half.mT @ half
                 solved = (M, C)
             K.diagonal().add_(floor * unit)
-            c = self._flow(K, R, self.alpha * unit, int(rows.known.sum()), system)
+            c = self._flow(K, R, self.alpha * float(unit), int(rows.known.sum()))
             self._put(coef, system.new, c)
             self._squared_distance += float((c * (K @ c)).sum())
             self._squared_distance += 2 * float((c * self._targets(before, system.new)).sum())
@@ -150,19 +163,19 @@ class KernelLearner:
         self._add_to_memory(back)
         self._tasks.append(_Learnt(rows, coef, stored))
 
-    def _flow(self, K: Tensor, R: Tensor, ridge: float, n_targets: int, system: _System) -> Tensor:
+    def _flow(self, K: Tensor, R: Tensor, ridge: float, n_targets: int) -> Tensor:
         """Coefficients after the training time: :math:`g(K) R`."""
         if math.isinf(self.training_time):
             return cholesky(K, ridge).solve(R)
         # The loss is the mean over all targets of the task, of which this system has some.
         time = self.training_time * len(K) / n_targets
-        return Spectral.from_gram(K).time_coefficients(R, [time], float(ridge), 1)[0]
+        return Spectral.from_gram(K).time_coefficients(R, [time], ridge, 1)[0]
 
     def _systems(self, rows: TaskRows, memory: TaskRows | None) -> Iterator[_System]:
         """Outputs that share a system of equations."""
         known = rows.known
         stored = known.new_zeros(0, known.shape[1]) if memory is None else memory.known
-        if not self.kernel.shared:
+        if not self._kernel.shared:
             new, old = known.nonzero(as_tuple=True), stored.nonzero(as_tuple=True)
             yield _System(new, old)  # type: ignore[arg-type]
             return
@@ -171,31 +184,33 @@ class KernelLearner:
         found, which = torch.unique(patterns[:, columns], dim=1, return_inverse=True)
         for i in range(found.shape[1]):
             at = columns[which == i]
-            yield _System((found[: len(known), i].nonzero()[:, 0], at),
-                          (found[len(known) :, i].nonzero()[:, 0], at))
+            yield _System(
+                (found[: len(known), i].nonzero()[:, 0], at),
+                (found[len(known) :, i].nonzero()[:, 0], at),
+            )
 
-    def _block(self, K: Tensor, left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> Tensor:
+    def _block(self, K: Tensor, left: Equations, right: Equations) -> Tensor:
         """Kernel between the equations of two sides."""
-        if self.kernel.shared:
+        if self._kernel.shared:
             return K[left[0]][:, right[0]]
         return K[left[0][:, None], right[0], left[1][:, None], right[1]]
 
-    def _targets(self, values: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
+    def _targets(self, values: Tensor, at: Equations) -> Tensor:
         """Numbers (n, k) of the equations: one column an output, or one column."""
-        if self.kernel.shared:
+        if self._kernel.shared:
             return values[at[0]][:, at[1]]
         return values[at][:, None]
 
-    def _put(self, values: Tensor, at: tuple[Tensor, Tensor], found: Tensor) -> None:
+    def _put(self, values: Tensor, at: Equations, found: Tensor) -> None:
         """Write numbers of the equations back."""
-        if self.kernel.shared:
+        if self._kernel.shared:
             values[at[0][:, None], at[1]] = found
         else:
             values[at] = found[:, 0]
 
     def _require(self, rows: TaskRows, memory: TaskRows | None) -> None:
         n = len(rows) + (0 if memory is None else len(memory))
-        k = 1 if self.kernel.shared else rows.Y.shape[1]
+        k = 1 if self._kernel.shared else rows.Y.shape[1]
         require(
             3 * 8 * (n * k) ** 2,
             f"the kernel of {len(rows)} rows and {n - len(rows)} stored ones",
@@ -229,21 +244,40 @@ class KernelLearner:
         """What training has added to the function: (n, k)."""
         total = torch.zeros(len(X), 0, dtype=torch.float64)
         for task in self._tasks:
-            K = self.kernel.gram(X, task.rows.X)
+            K = self._kernel.gram(X, task.rows.X)
             part = K @ task.coef if K.ndim == 2 else torch.einsum("mnpq,nq->mp", K, task.coef)
             total = part if total.shape[1] == 0 else total + part
         if total.shape[1] == 0:
-            return torch.zeros_like(self.kernel.function(X))
+            return torch.zeros_like(self._kernel.function(X))
         return total
 
     def outputs(self, X: Tensor) -> Tensor:
         """Outputs of the trained function: (n, k)."""
-        blocks = [self.kernel.function(some) + self._moved(some) for some in X.split(_TEST_BATCH)]
+        blocks = [self._kernel.function(some) + self._moved(some) for some in X.split(_TEST_BATCH)]
         return torch.cat(blocks)
 
     def distance(self) -> float:
         """Norm of what training has added to the function: how far the weights have moved."""
         return max(self._squared_distance, 0.0) ** 0.5
+
+    def kernel(self, outputs: str) -> TaskKernel:
+        """Return the kernel in use."""
+        return self._kernel
+
+    def learnt_share(self, task: int, n_targets: int, unit: float) -> Share:
+        """Return :math:`g(s^2)`.
+
+        Parameters
+        ----------
+        task : int
+            Which task; not used.
+        n_targets : int
+            Numbers that the mean squared error is over.
+        unit : float
+            Mean diagonal of the kernel.
+        """
+        ridge, time = self.alpha * unit, self.training_time / n_targets
+        return lambda squares: -torch.expm1(-(squares + ridge) * time) / (squares + ridge)
 
     def kept(self) -> dict[str, int]:
         """All rows that were trained on, and the gradients that are stored."""

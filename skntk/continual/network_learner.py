@@ -11,6 +11,8 @@ from skorch import NeuralNet
 from torch import Tensor, nn
 
 from skntk.continual.growth import grow_readout
+from skntk.continual.kernels import FiniteTaskKernel
+from skntk.continual.overlap import Share
 from skntk.continual.rules import Rule
 from skntk.continual.tasks import HeadCrossEntropy, HeadSquaredError, TaskRows
 from skntk.core import TrainingDivergedError
@@ -144,10 +146,10 @@ class NetworkLearner:
         self.module = net.module_.eval()
         if not torch.isfinite(self.outputs(rows.X)).all():
             raise TrainingDivergedError(
-                f"the outputs of the trained network are not finite, with learning_rate={rate:.3g}: "
-                "pass a smaller learning_rate, or scale the inputs."
+                "the outputs of the trained network are not finite, with "
+                f"learning_rate={rate:.3g}: pass a smaller learning_rate, or scale the inputs."
             )
-        self.losses.append([float(loss) for loss in net.history[:, "train_loss"]])
+        self.losses.append([float(epoch["train_loss"]) for epoch in net.history])
         self.rates.append(rate)
         self.steps.append(len(net.history) * -(-len(trained) // size))
         self.rule.finish(self._tangent(), rows, generator)
@@ -187,6 +189,33 @@ class NetworkLearner:
         trained = _network(self.module).named_parameters()
         squares = [(p.detach() - start[name]).double().square().sum() for name, p in trained]
         return float(sum(squares)) ** 0.5
+
+    def kernel(self, outputs: str) -> FiniteTaskKernel:
+        """Return the empirical NTK at the start, for all outputs that there are now."""
+        start = copy.deepcopy(self._start).requires_grad_(True)
+        return FiniteTaskKernel(start, outputs, centered=True)
+
+    def learnt_share(self, task: int, n_targets: int, unit: float) -> Share:
+        """Return :math:`g(s^2)` of plain training on a task; momentum counts as a larger rate.
+
+        Parameters
+        ----------
+        task : int
+            Which task.
+        n_targets : int
+            Numbers that the mean squared error is over.
+        unit : float
+            Mean diagonal of the kernel; not used.
+        """
+        rate = self.rates[task] / (1 - self.training.momentum) / n_targets
+        steps = self.steps[task]
+
+        def share(squares: Tensor) -> Tensor:
+            x = rate * squares
+            slow = -torch.expm1(steps * torch.log1p(-x.clamp_max(0.5)))
+            return torch.where(x < 0.5, slow, 1 - (1 - x) ** steps) / squares
+
+        return share
 
     def kept(self) -> dict[str, int]:
         """Rows, gradients and bytes that the method keeps."""

@@ -145,5 +145,3 @@ def _root(outputs: Tensor, known: Tensor, likelihood: str) -> Tensor:
         return torch.diag_embed(known / known.sum(1, keepdim=True).sqrt()).to(outputs)
     p = outputs.masked_fill(~known, -torch.inf).softmax(1)
     return torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]
-
-

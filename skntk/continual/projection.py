@@ -54,7 +54,7 @@ class StoredDirections:
         """Memory of all that is stored."""
         mixing = [m for _, m in self._blocks if m is not None]
         own = [] if self._gram is None else [self._gram, self._gram]  # the factor is as large
-        return sum(x.nbytes for x in (*self.parts, *mixing, *own))
+        return sum(part.nbytes for part in self.parts) + sum(x.nbytes for x in mixing + own)
 
     def add(self, parts: Sequence[Part], n_components: int | None = None) -> None:
         """Store the gradients of more points.
@@ -90,7 +90,9 @@ class StoredDirections:
         if self._gram is None:
             self._gram = own
         else:
-            self._gram = torch.cat([torch.cat([self._gram, cross], 1), torch.cat([cross.mT, own], 1)])
+            self._gram = torch.cat(
+                [torch.cat([self._gram, cross], 1), torch.cat([cross.mT, own], 1)]
+            )
         self._factor = cholesky(self._gram, 0.0)
 
     def dot(self, vector: Mapping[str, Tensor]) -> Tensor:

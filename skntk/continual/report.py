@@ -1,0 +1,208 @@
+"""`evaluate`: learn a stream of tasks, and score all of them after each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone, is_classifier
+
+from skntk.continual import metrics
+from skntk.continual.base import ContinualEstimator
+
+
+class Task(Protocol):
+    """What a task of a stream has; `skntk.datasets.StreamTask` is one."""
+
+    name: str
+    X: np.ndarray
+    y: np.ndarray
+    X_test: np.ndarray
+    y_test: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class ContinualReport:
+    """What came of a stream of T tasks.
+
+    Attributes
+    ----------
+    name : str
+        Of the method.
+    tasks : list
+        Names of the tasks.
+    scores : ndarray of shape (T, T)
+        ``scores[i, j]`` is the test score on task j after task i was learnt: accuracy, or R². NaN
+        where a task has no outputs yet (``heads="multi"``).
+    baseline : ndarray of shape (T,)
+        Test scores of the untrained network.
+    distances : ndarray of shape (T,)
+        Distance of the weights from their start after each task.
+    losses : ndarray of shape (T,)
+        Training loss of each task in its last epoch; NaN in closed form.
+    memory : ndarray of int of shape (T,)
+        Bytes that are kept of earlier tasks after each.
+    seconds : ndarray of shape (T,)
+        Time that each task took to learn.
+    score_name : str
+        "accuracy" or "R²".
+    estimator : ContinualNTK or ContinualNTKRegressor
+        After the last task.
+    """
+
+    name: str
+    tasks: list[Hashable]
+    scores: np.ndarray = field(repr=False)
+    baseline: np.ndarray = field(repr=False)
+    distances: np.ndarray = field(repr=False)
+    losses: np.ndarray = field(repr=False)
+    memory: np.ndarray = field(repr=False)
+    seconds: np.ndarray = field(repr=False)
+    score_name: str
+    estimator: ContinualEstimator = field(repr=False)
+
+    @property
+    def average_score(self) -> float:
+        """Mean score over all tasks at the end: `metrics.average_score`."""
+        return metrics.average_score(self.scores)
+
+    @property
+    def average_forgetting(self) -> float:
+        """Mean fall from each task's best score to its last: `metrics.average_forgetting`."""
+        return metrics.average_forgetting(self.scores)
+
+    @property
+    def backward_transfer(self) -> float:
+        """Mean change of each task's score since it was learnt: `metrics.backward_transfer`."""
+        return metrics.backward_transfer(self.scores)
+
+    @property
+    def forward_transfer(self) -> float:
+        """Mean gain on each task before it is learnt; NaN where that has no outputs."""
+        if np.isnan(np.diagonal(self.scores, 1)).any():
+            return float("nan")
+        return metrics.forward_transfer(self.scores, self.baseline)
+
+    @property
+    def learning_score(self) -> float:
+        """Mean score of each task when it has just been learnt: `metrics.learning_score`."""
+        return metrics.learning_score(self.scores)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The scores, with the names of the tasks."""
+        index = pd.Index(self.tasks, name="after")
+        return pd.DataFrame(self.scores, index=index, columns=pd.Index(self.tasks, name="task"))
+
+    @property
+    def summary(self) -> pd.Series:
+        """All metrics, the distance moved, and what it took."""
+        values = {
+            "average score": self.average_score,
+            "average forgetting": self.average_forgetting,
+            "backward transfer": self.backward_transfer,
+            "forward transfer": self.forward_transfer,
+            "learning score": self.learning_score,
+            "distance moved": self.distances[-1],
+            "memory, MiB": self.memory[-1] / 2**20,
+            "seconds": self.seconds.sum(),
+        }
+        return pd.Series(values, name=self.name)
+
+
+def evaluate(
+    estimator: ContinualEstimator, tasks: Sequence[Task], *, name: str | None = None
+) -> ContinualReport:
+    """Learn a stream of tasks, and score all of them after each.
+
+    With `checkpoint` set on the estimator, a run that was stopped goes on where it was.
+
+    Parameters
+    ----------
+    estimator : ContinualNTK or ContinualNTKRegressor
+        A clone of it learns.
+    tasks : sequence of skntk.datasets.StreamTask
+        Or of anything with ``name, X, y, X_test, y_test``.
+    name : str, optional
+        For tables and pictures; by default the method.
+
+    Returns
+    -------
+    ContinualReport
+
+    Raises
+    ------
+    ValueError
+        If there is no task, or two have one name.
+
+    Examples
+    --------
+    >>> from skntk import ContinualNTK
+    >>> from skntk.continual import evaluate
+    >>> from skntk.datasets import rotated_tasks
+    >>> tasks = rotated_tasks("digits", n_tasks=2, step=30, random_state=0)
+    >>> report = evaluate(ContinualNTK("ogd", width=32, max_epochs=2, random_state=0), tasks)
+    >>> report.scores.shape, report.average_forgetting < 0.3
+    ((2, 2), True)
+    """
+    names = check_stream(tasks)
+    model = clone(estimator)
+    multi = model.heads == "multi"
+    columns: dict[str, list[float]] = {k: [] for k in ("distances", "losses", "memory", "seconds")}
+    scores = np.full((len(tasks), len(tasks)), np.nan)
+    for i, task in enumerate(tasks):
+        begun = time.perf_counter()
+        model.partial_fit(task.X, task.y, task=task.name, **first_call(model, tasks, i))
+        columns["seconds"].append(time.perf_counter() - begun)
+        columns["distances"].append(model.distances_[-1])
+        columns["memory"].append(model.memory_["bytes"])
+        epochs = model.losses_[-1] if model.losses_ else []
+        columns["losses"].append(epochs[-1] if epochs else np.nan)
+        for j, other in enumerate(tasks[: i + 1] if multi else tasks):
+            scores[i, j] = model.score(other.X_test, other.y_test, task=_if(multi, other.name))
+    return ContinualReport(
+        name=name or model.method,
+        tasks=names,
+        scores=scores,
+        baseline=_untrained(estimator, tasks),
+        score_name="accuracy" if is_classifier(model) else "R²",
+        estimator=model,
+        **{k: np.array(v) for k, v in columns.items()},
+    )
+
+
+def check_stream(tasks: Sequence[Task]) -> list[Hashable]:
+    """Names of the tasks; refuse none, and the same name twice."""
+    names: list[Hashable] = [task.name for task in tasks]
+    if not names:
+        raise ValueError("tasks is empty; pass at least one task.")
+    twice = sorted({str(n) for n in names if names.count(n) > 1})
+    if twice:
+        raise ValueError(f"tasks has the names {twice} twice; each task needs a name of its own.")
+    return names
+
+
+def _if(multi: bool, name: str) -> str | None:
+    return name if multi else None
+
+
+def first_call(model: Any, tasks: Sequence[Task], i: int) -> dict[str, Any]:
+    """Argument `classes` of the i-th call: all of the stream, where all tasks share the outputs."""
+    if i or not is_classifier(model) or model.heads != "single":
+        return {}
+    return {"classes": np.unique(np.concatenate([np.unique(task.y) for task in tasks]))}
+
+
+def _untrained(estimator: ContinualEstimator, tasks: Sequence[Task]) -> np.ndarray:
+    """Scores of the same network without any training."""
+    model = clone(estimator)
+    model.set_params(
+        method="sgd", max_epochs=0, training_time=0.0, learning_rate=1.0, checkpoint=None, verbose=0
+    )
+    for i, task in enumerate(tasks):
+        model.partial_fit(task.X, task.y, task=task.name, **first_call(model, tasks, i))
+    return np.array([model.score(t.X_test, t.y_test, task=t.name) for t in tasks])
