@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import skntk.nn as snn
 from skntk.finite import last_layer
+from skntk.finite.network import NetworkInputs, eval_mode, evaluate, rounding
 
 
 def grow_readout(modules: Sequence[nn.Module], X: Tensor, n_new: int, seed: int) -> list[str]:
@@ -34,9 +35,11 @@ def grow_readout(modules: Sequence[nn.Module], X: Tensor, n_new: int, seed: int)
     Raises
     ------
     ValueError
-        If the last layer is no linear one.
+        If the last layer is no linear one, or the outputs that there were change.
     """
-    names = _readout(modules[0], X)
+    names, inputs = _readout(modules[0], X), NetworkInputs(X[:2])
+    with torch.no_grad(), eval_mode(modules[0]):
+        before = evaluate(modules[0], inputs)
     path = names[0].rpartition(".")[0]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -48,25 +51,33 @@ def grow_readout(modules: Sequence[nn.Module], X: Tensor, n_new: int, seed: int)
             new = getattr(fresh, name).detach().to(parameter)
             grown = nn.Parameter(torch.cat([parameter.detach(), new]), parameter.requires_grad)
             setattr(layer, name, grown)
+    with torch.no_grad(), eval_mode(modules[0]):
+        try:
+            after = evaluate(modules[0], inputs)[:, : before.shape[1]]
+        except (RuntimeError, ValueError) as error:
+            raise _cannot_grow(modules[0], f"what follows {path!r} fails: {error}") from error
+    if not (after - before).abs().max() <= rounding(before):
+        raise _cannot_grow(modules[0], f"what follows {path!r} mixes its outputs")
     return names
 
 
+def _cannot_grow(module: nn.Module, why: str) -> ValueError:
+    return ValueError(
+        f"module {type(module).__name__} cannot get more outputs for classes or tasks that are "
+        f"new: {why}. End the network with one torch.nn.Linear or skntk.nn.Linear, or pass all "
+        "classes at the first call."
+    )
+
+
 def _readout(module: nn.Module, X: Tensor) -> list[str]:
-    name = type(module).__name__
     try:
         names = last_layer(module, X[:2])
     except ValueError as error:
-        raise ValueError(
-            f"module {name} cannot get more outputs for classes or tasks that are new: {error}"
-        ) from error
+        raise _cannot_grow(module, str(error).rstrip(".")) from error
     paths = {parameter.rpartition(".")[0] for parameter in names}
     layer = module.get_submodule(next(iter(paths)))
     if len(paths) > 1 or type(layer) not in (nn.Linear, snn.Linear):
-        raise ValueError(
-            f"module {name} cannot get more outputs for classes or tasks that are new: they come "
-            f"from {', '.join(names)}, which is not one torch.nn.Linear or skntk.nn.Linear. End "
-            "the network with one, or pass all classes at the first call."
-        )
+        raise _cannot_grow(module, f"they come from {', '.join(names)}")
     return names
 
 

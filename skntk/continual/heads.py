@@ -91,7 +91,7 @@ class Heads:
         if declared is not None and not np.isin(found, classes).all():
             strange = [c for c in found.tolist() if c not in classes.tolist()]
             raise ValueError(
-                f"y has the classes {strange}, which are not among classes={declared!r}."
+                f"y has the classes {strange}, which are not among classes={classes.tolist()}."
             )
         new = [c for c in classes.tolist() if c not in self.labels]
         if self.kind == "multi":

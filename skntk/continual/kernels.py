@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from skntk.continual.growth import grow_readout
 from skntk.finite import EmpiricalKernel
+from skntk.finite.network import NetworkInputs, evaluate
 from skntk.infinite import infinite_width
 
 
@@ -47,7 +48,7 @@ class FiniteTaskKernel:
     module : torch.nn.Module
         The network.
     outputs : {"trace", "full"}
-        One kernel for all outputs, the mean over them, or that of all pairs.
+        One kernel for all outputs, the mean over those that there are now, or that of all pairs.
     centered : bool
         Whether the network's function counts as zero.
     """
@@ -64,10 +65,14 @@ class FiniteTaskKernel:
 
     def function(self, X: Tensor) -> Tensor:
         """Outputs of the network, or zeros."""
-        found = self._kernel.function(X)
+        with torch.no_grad():
+            found = torch.cat(
+                [evaluate(self.module, NetworkInputs(some)) for some in X.split(1024)]
+            )
         return torch.zeros_like(found) if self.centered else found
 
     def grow(self, X: Tensor, n_new: int, seed: int) -> None:
-        """Add outputs with random weights."""
+        """Add outputs; a kernel that all share stays what it is."""
         grow_readout([self.module], X, n_new, seed)
-        self._kernel = EmpiricalKernel(self.module, self.outputs)
+        if not self.shared:
+            self._kernel = EmpiricalKernel(self.module, self.outputs)

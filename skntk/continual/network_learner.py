@@ -134,6 +134,7 @@ class NetworkLearner:
                 batch_size=size,
                 callbacks=callbacks,
                 callbacks__print_log=None,
+                callbacks__valid_loss=None,
                 dataset=Rows,
                 iterator_train__collate_fn=self.rule.collate,
                 iterator_train__shuffle=size < len(trained),

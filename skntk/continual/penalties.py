@@ -142,6 +142,7 @@ def fisher_information(
 def _root(outputs: Tensor, known: Tensor, likelihood: str) -> Tensor:
     """Roots (n, k, k) of the Hessians of each row's loss by its outputs."""
     if likelihood == "gaussian":
-        return torch.diag_embed(known / known.sum(1, keepdim=True).sqrt()).to(outputs)
+        known = known.to(outputs)
+        return torch.diag_embed(known / known.sum(1, keepdim=True).sqrt())
     p = outputs.masked_fill(~known, -torch.inf).softmax(1)
     return torch.diag_embed(p.sqrt()) - p[:, :, None] * p.sqrt()[:, None, :]

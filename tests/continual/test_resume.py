@@ -1,0 +1,121 @@
+"""Checkpoints after each task: a run that goes on is a run that was not stopped."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from task_streams import classes, regression
+
+from skntk import ContinualNTK, ContinualNTKRegressor
+from skntk.continual import evaluate
+from skntk.core import TrainingDivergedError
+
+SMALL = {"width": 8, "depth": 1, "max_epochs": 2, "batch_size": 4, "random_state": 0}
+METHODS = ["stable_sgd", "ogd", "ogd_plus", "pca_ogd", "online_ewc", "replay", "joint"]
+
+
+def state(model):
+    return torch.cat([p.detach().flatten() for p in model.module_.parameters()])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_resumed_is_uninterrupted(method, seed, tmp_path):
+    tasks = classes(seed, n_tasks=3)
+    params = {**SMALL, "heads": "incremental", "random_state": seed}
+    whole = ContinualNTK(method, **params)
+    for task in tasks:
+        whole.partial_fit(task.X, task.y, task=task.name)
+    stopped = ContinualNTK(method, checkpoint=tmp_path / "run", **params)
+    for task in tasks[:2]:
+        stopped.partial_fit(task.X, task.y, task=task.name)
+    torch.manual_seed(123)  # another process has another state
+    resumed = ContinualNTK(method, checkpoint=str(tmp_path / "run"), **params)
+    for i, task in enumerate(tasks):
+        resumed.partial_fit(task.X, task.y, task=task.name)
+        if i == 1:
+            assert torch.equal(state(resumed), state(stopped))
+    assert torch.equal(state(resumed), state(whole))
+    assert resumed.memory_ == whole.memory_
+    assert resumed.distances_ == whole.distances_
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        f"task-00{i}.pkl" for i in range(3)
+    ]
+    again = pickle.loads(pickle.dumps(resumed))
+    extra = classes(seed + 1, n_tasks=1)[0]
+    for model in (again, whole):
+        model.set_params(checkpoint=None).partial_fit(extra.X, extra.y, task="extra")
+    assert torch.equal(state(again), state(whole))
+
+
+@pytest.mark.parametrize("params", [{"width": np.inf}, {"regime": "linearized"}])
+def test_other_regimes_resume(params, seed, tmp_path):
+    tasks = regression(seed)
+    params = {**SMALL, **params, "checkpoint": tmp_path}
+    first = evaluate(ContinualNTKRegressor("ogd", **params), tasks)
+    second = evaluate(ContinualNTKRegressor("ogd", **params), tasks)
+    assert np.array_equal(first.scores, second.scores)
+    assert np.array_equal(first.distances, second.distances)
+
+
+def test_other_streams_are_refused(tmp_path):
+    tasks = classes(0, n_tasks=2, shared=True)
+    params = {**SMALL, "checkpoint": tmp_path}
+    ContinualNTK("ogd", **params).partial_fit(tasks[0].X, tasks[0].y, task="t0")
+    with pytest.raises(ValueError, match=r"task-000.pkl.* belongs to other parameters or other"):
+        ContinualNTK("ogd", **params).partial_fit(tasks[1].X, tasks[1].y, task="t0")
+    with pytest.raises(ValueError, match="belongs to other"):
+        ContinualNTK("sgd", **params).partial_fit(tasks[0].X, tasks[0].y, task="t0")
+    ContinualNTK("ogd", **params, verbose=1).partial_fit(tasks[0].X, tasks[0].y, task="t0")
+    (tmp_path / "task-000.pkl").write_bytes(b"half")
+    with pytest.raises(ValueError, match="cannot be read as one"):
+        ContinualNTK("ogd", **params).partial_fit(tasks[0].X, tasks[0].y, task="t0")
+    with pytest.raises(ValueError, match="needs random_state to be an integer"):
+        ContinualNTK("ogd", **params | {"random_state": None}).fit(tasks[0].X, tasks[0].y)
+
+
+def test_a_failure_leaves_the_estimator_as_it_was(seed, monkeypatch):
+    """Divergence, and an interrupt in the middle of a task."""
+    tasks = classes(seed, n_tasks=2)
+    model = ContinualNTK("ogd", heads="incremental", learning_rate=0.1, **SMALL)
+    model.partial_fit(tasks[0].X, tasks[0].y)
+    before, memory = state(model).clone(), model.memory_
+    known = copy.deepcopy(model)
+    with pytest.raises(TrainingDivergedError, match="learning_rate"):
+        model.partial_fit(1e15 * tasks[1].X, tasks[1].y)
+
+    from skntk.continual.projection import StoredDirections
+
+    calls = []
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(0)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredDirections, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.partial_fit(tasks[1].X, tasks[1].y)
+    assert calls
+    assert torch.equal(state(model), before)
+    assert model.memory_ == memory
+    assert model.tasks_ == [0]
+    for m in (model, known):
+        m.partial_fit(tasks[1].X, tasks[1].y)
+    assert torch.equal(state(model), state(known))
+
+
+def test_reproducible_and_torch_state_is_left(seed):
+    tasks = classes(seed, n_tasks=2, shared=True)
+    found = []
+    for draw in (1, 2):
+        torch.manual_seed(draw)
+        expected = torch.rand(1)
+        torch.manual_seed(draw)
+        model = ContinualNTK("replay", **SMALL)
+        for task in tasks:
+            model.partial_fit(task.X, task.y)
+        assert torch.equal(torch.rand(1), expected)
+        found.append(state(model))
+    assert torch.equal(*found)
