@@ -90,7 +90,7 @@ def test_fisher_information_is_the_diagonal(kind, likelihood, seed):
     known = ~Y.isnan()
     J = jacobians(net, X)
     if likelihood == "categorical":
-        p = net(X).masked_fill(~known, -torch.inf).softmax(1)
+        p = net(X).detach().masked_fill(~known, -torch.inf).softmax(1)
         H = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
     else:
         H = torch.diag_embed(known.double() / known.sum(1, keepdim=True))

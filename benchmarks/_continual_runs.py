@@ -1,0 +1,167 @@
+"""Streams, networks and single runs of `continual.py`; every number of a run is in its record."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from skntk import ContinualNTK
+from skntk.continual import evaluate
+from skntk.datasets import StreamTask, load, permuted_tasks, rotated_tasks, split_tasks
+from skntk.nn import WideResNet
+
+#: Widths of the network of one hidden layer, and channels of the residual network.
+WIDTHS = (32, 128, 512, 2048, 8192)
+CHANNELS = (4, 8, 16)
+#: Of the study of methods.
+WIDTH = 128
+METHODS = (
+    "sgd", "stable_sgd", "ogd", "ogd_plus", "pca_ogd", "ewc", "online_ewc", "replay", "joint",
+)  # fmt: skip
+CLOSED = ("sgd", "ogd", "joint")
+#: Epochs, the training loss that ends a task earlier, momentum.
+LENGTHS = {"brief": (5, 0.0, 0.0), "converged": (100, 0.05, 0.9)}
+#: Rows of a step and its rate, for every width in the NTK parametrization; and the rate in the
+#: standard one, where the tangent kernel grows with the width.
+BATCH, RATE, STANDARD_RATE = 64, 2.0, 0.02
+TEST = 0.2
+#: Of the infinitely wide network's orthogonal gradient descent: rows times outputs.
+STORED_ROWS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """A stream of tasks, by the seed of its split."""
+
+    data: str
+    heads: str
+    make: Any
+
+
+STREAMS = {
+    "rotated": Stream(
+        "mnist_10k",
+        "single",
+        lambda data, seed: rotated_tasks(
+            data, 5, step=22.5, test_size=TEST, disjoint=True, random_state=seed
+        ),
+    ),
+    "rotated slowly": Stream(
+        "mnist_10k",
+        "single",
+        lambda data, seed: rotated_tasks(
+            data, 15, step=5.0, test_size=TEST, disjoint=True, random_state=seed
+        ),
+    ),
+    "permuted": Stream(
+        "mnist_10k",
+        "single",
+        lambda data, seed: permuted_tasks(
+            data, 5, test_size=TEST, disjoint=True, random_state=seed
+        ),
+    ),
+    "split digits": Stream(
+        "mnist_10k",
+        "multi",
+        lambda data, seed: split_tasks(data, test_size=TEST, random_state=seed),
+    ),
+    "split CIFAR-10": Stream(
+        "cifar10_7k",
+        "multi",
+        lambda data, seed: split_tasks(data, test_size=TEST, random_state=seed),
+    ),
+}
+
+
+class SmallWideResNet(WideResNet):
+    """WRN-10 with layer normalization, which does not couple the rows of a batch."""
+
+    def __init__(self, out_features: int = 2, width: int = 8) -> None:
+        super().__init__(3, out_features, depth=10, width=width, norm="layer")
+
+
+def jobs(seeds: int) -> list[dict[str, Any]]:
+    """All runs, seed by seed."""
+    found = []
+    for seed in range(seeds):
+        for stream in STREAMS:
+            for length in LENGTHS:
+                common = {"stream": stream, "length": length, "seed": seed}
+                for network in ("MLP", *(("MLP, standard",) if stream == "rotated" else ())):
+                    for width in WIDTHS:
+                        found.append({**common, "network": network, "width": width,
+                                      "method": "sgd"})  # fmt: skip
+                for method in METHODS[1:]:
+                    found.append({**common, "network": "MLP", "width": WIDTH, "method": method})
+                for method in CLOSED:
+                    found.append({**common, "network": "MLP", "width": "inf", "method": method})
+                if stream == "split CIFAR-10":
+                    for width in CHANNELS:
+                        found.append({**common, "network": "WRN", "width": width, "method": "sgd"})
+    return found
+
+
+def estimator(job: dict[str, Any], n_rows: int) -> ContinualNTK:
+    epochs, tol, momentum = LENGTHS[job["length"]]
+    standard = job["network"] == "MLP, standard"
+    common = {
+        "depth": 1,
+        "heads": STREAMS[job["stream"]].heads,
+        "momentum": momentum,
+        "batch_size": BATCH,
+        "learning_rate": STANDARD_RATE if standard else RATE,
+        "max_epochs": epochs,
+        "tol": tol,
+        "random_state": job["seed"],
+    }
+    if job["width"] == "inf":
+        steps = epochs * math.ceil(n_rows / BATCH)
+        time = RATE * steps if job["length"] == "brief" else math.inf
+        outputs = 2 if STREAMS[job["stream"]].heads == "multi" else 10
+        return ContinualNTK(
+            job["method"],
+            width=math.inf,
+            memory_size=STORED_ROWS * outputs,
+            training_time=time,
+            **common,
+        )
+    if job["network"] == "WRN":
+        return ContinualNTK(
+            job["method"], module=SmallWideResNet, width=job["width"], input_shape=(3, 32, 32),
+            **common | {"learning_rate": "auto"},
+        )  # fmt: skip
+    scale = {"parametrization": "standard", "weight_std": 3**-0.5} if standard else {}
+    return ContinualNTK(job["method"], width=job["width"], **scale, **common)
+
+
+def standardized(tasks: Sequence[StreamTask]) -> list[StreamTask]:
+    """All pixels, centred and scaled by the mean and deviation of those of the first task."""
+    mean, scale = tasks[0].X.mean(), tasks[0].X.std()
+    return [
+        dataclasses.replace(t, X=(t.X - mean) / scale, X_test=(t.X_test - mean) / scale)
+        for t in tasks
+    ]
+
+
+def run(job: dict[str, Any], data_dir: Path) -> dict[str, Any]:
+    """Learn a stream once, on one thread."""
+    torch.set_num_threads(1)
+    stream = STREAMS[job["stream"]]
+    data = load(stream.data, data_dir)
+    tasks = standardized(stream.make(data, job["seed"]))
+    report = evaluate(estimator(job, len(tasks[0].X)), tasks)
+    model = report.estimator
+    return {
+        **job,
+        "scores": [[None if np.isnan(v) else v for v in row] for row in report.scores.tolist()],
+        "baseline": report.baseline.tolist(),
+        "distances": report.distances.tolist(),
+        "losses": [None if np.isnan(v) else v for v in report.losses.tolist()],
+        "epochs": [len(losses) for losses in model.losses_],
+        "memory": report.memory.tolist(),
+        "seconds": report.seconds.tolist(),
+    }
