@@ -1,6 +1,7 @@
 """Streams, networks and single runs of `continual.py`; every number of a run is in its record."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,24 +86,23 @@ class SmallWideResNet(WideResNet):
 
 
 def jobs(seeds: int) -> list[dict[str, Any]]:
-    """All runs, seed by seed."""
-    found = []
-    for seed in range(seeds):
-        for stream in STREAMS:
-            for length in LENGTHS:
-                common = {"stream": stream, "length": length, "seed": seed}
-                for network in ("MLP", *(("MLP, standard",) if stream == "rotated" else ())):
-                    for width in WIDTHS:
-                        found.append({**common, "network": network, "width": width,
-                                      "method": "sgd"})  # fmt: skip
-                for method in METHODS[1:]:
-                    found.append({**common, "network": "MLP", "width": WIDTH, "method": method})
-                for method in CLOSED:
-                    found.append({**common, "network": "MLP", "width": "inf", "method": method})
-                if stream == "split CIFAR-10":
-                    for width in CHANNELS:
-                        found.append({**common, "network": "WRN", "width": width, "method": "sgd"})
-    return found
+    """All runs, seed by seed; those of the residual network last."""
+    mlps, residual = [], []
+    for seed, stream, length in itertools.product(range(seeds), STREAMS, LENGTHS):
+        common = {"stream": stream, "length": length, "seed": seed}
+        kinds = [("MLP", width, "sgd") for width in WIDTHS]
+        kinds += [("MLP", WIDTH, method) for method in METHODS[1:]]
+        kinds += [("MLP", "inf", method) for method in CLOSED]
+        if stream == "rotated":
+            kinds += [("MLP, standard", width, "sgd") for width in WIDTHS]
+        if stream == "split CIFAR-10":
+            residual += [{**common, **_named("WRN", width, "sgd")} for width in CHANNELS]
+        mlps += [{**common, **_named(*kind)} for kind in kinds]
+    return mlps + residual
+
+
+def _named(network: str, width: int | str, method: str) -> dict[str, Any]:
+    return {"network": network, "width": width, "method": method}
 
 
 def estimator(job: dict[str, Any], n_rows: int) -> ContinualNTK:

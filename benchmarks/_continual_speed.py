@@ -49,9 +49,8 @@ class DenseDirections(StoredDirections):
     def project(self, vector: dict[str, torch.Tensor]) -> None:
         flat = torch.cat([frame.matrix(vector).flatten() for frame, _ in self.names])
         flat -= self.Q @ (self.Q.T @ flat)
-        for (frame, size), piece in zip(
-            self.names, flat.split([size for _, size in self.names]), strict=True
-        ):
+        pieces = flat.split([size for _, size in self.names])
+        for (frame, _), piece in zip(self.names, pieces, strict=True):
             matrix = piece.view(frame.B.shape[-1], -1)
             for name, value in frame.split(matrix).items():
                 vector[name].copy_(value)

@@ -114,27 +114,27 @@ def width_table(results: Results, stream: str, network: str, widths: tuple) -> s
 
 
 def method_table(results: Results, stream: str) -> str:
-    rows = []
-    for method in METHODS:
-        rows.append(_method_row(results, stream, "MLP", WIDTH, method, method))
-    for method in CLOSED:
-        rows.append(_method_row(results, stream, "MLP", "inf", method, f"{method}, width inf"))
+    rows = [_method_row(results, stream, WIDTH, method) for method in METHODS]
+    rows += [_method_row(results, stream, "inf", method) for method in CLOSED]
     quantities = ("accuracy", "forgetting", "learning")
     header = ["", *(f"{length}: {q}" for length in LENGTHS for q in quantities), "MiB", "s"]
     return markdown_table(header, rows)
 
 
-def _method_row(results: Results, stream: str, network: str, width: object, method: str,
-                name: str) -> tuple:  # fmt: skip
+def _method_row(results: Results, stream: str, width: object, method: str) -> tuple:
     cells = []
     for length in LENGTHS:
-        job = {"stream": stream, "length": length, "network": network, "width": width,
+        job = {"stream": stream, "length": length, "network": "MLP", "width": width,
                "method": method}  # fmt: skip
-        cells += [shown(results.values(q, **job)) for q in
-                  ("average accuracy", "forgetting", "learning accuracy")]  # fmt: skip
-    costs = [shown(results.values("MiB", **job), 1).split(" ")[0],
-             shown(results.values("seconds", **job), 0).split(" ")[0]]  # fmt: skip
-    return (name, *cells, *costs)
+        cells += [
+            shown(results.values(q, **job))
+            for q in ("average accuracy", "forgetting", "learning accuracy")
+        ]
+    costs = [
+        shown(results.values(q, **job), digits).split(" ")[0]
+        for q, digits in (("MiB", 1), ("seconds", 0))
+    ]
+    return (f"{method}, width inf" if width == "inf" else method, *cells, *costs)
 
 
 def findings(results: Results) -> list[str]:
@@ -223,10 +223,10 @@ def speed_section(data_dir: Path) -> str:
         ("width, stored", "ms", "MiB", "MiB if dense"), rows))  # fmt: skip
     found = wide()
     parts.append(
-        f"Width {WIDE}, {WIDE_TASKS} tasks, {found['stored']} stored gradients, in a process of its "
-        f"own: {found['GiB at most']:.2f} GiB at most (of which {found['GiB before']:.2f} before the "
-        f"first task), {found['stored MiB']:.0f} MiB stored; dense gradients would take "
-        f"{found['dense GiB']:.0f} GiB."
+        f"Width {WIDE}, {WIDE_TASKS} tasks, {found['stored']} stored gradients, in a process of "
+        f"its own: {found['GiB at most']:.2f} GiB at most (of which {found['GiB before']:.2f} "
+        f"before the first task), {found['stored MiB']:.0f} MiB stored; dense gradients would "
+        f"take {found['dense GiB']:.0f} GiB."
     )
     return "\n\n".join(parts)
 
@@ -253,26 +253,28 @@ def main() -> None:
     missing = sum(kept.get(**{k: j[k] for k in KEY}) is None for j in jobs(options.seeds))
     body = [
         f"{options.seeds} seeds (other splits, permutations and initial weights), mean ± standard "
-        f"error; {missing} of {len(jobs(options.seeds))} runs are missing. Scores and forgetting in "
-        f"points of test accuracy. Brief: 5 epochs of SGD with rate {RATE:g} in the NTK "
+        f"error; {missing} of {len(jobs(options.seeds))} runs are missing. Scores and forgetting "
+        f"in points of test accuracy. Brief: 5 epochs of SGD with rate {RATE:g} in the NTK "
         f"parametrization ({STANDARD_RATE:g} in the standard one) and batches of {BATCH}. "
-        "Converged: with momentum 0.9, until the mean training loss of an epoch is at most 0.05, at "
-        "most 100 epochs. The residual network takes the automatic rate. Width inf: closed form on "
+        "Converged: with momentum 0.9, until the mean training loss of an epoch is at most 0.05, "
+        "at most 100 epochs. The residual network takes the automatic rate. Width inf: closed form on "
         "squared loss, brief with gradient flow for as long, orthogonal gradient descent with all "
         f"outputs of {STORED_ROWS} rows a task stored.",
         "Published, for orientation: one hidden layer on rotated MNIST of 20 tasks, width 32 to "
         "65536: accuracy 56.3 -> 69.6, forgetting 37.7 -> 26.7 (Mirzadeh et al. 2022).",
         "### Does forgetting fall with width?\n\n" + "\n".join(findings(results)),
     ]
-    for stream in STREAMS:
-        body.append(f"### {stream}: width, plain SGD\n\n"
-                    + width_table(results, stream, "MLP", WIDTHS))  # fmt: skip
-    body.append("### rotated: width, standard parametrization\n\n"
-                + width_table(results, "rotated", "MLP, standard", WIDTHS))  # fmt: skip
-    body.append("### split CIFAR-10: channels of a residual network (WRN-10)\n\n"
-                + width_table(results, "split CIFAR-10", "WRN", CHANNELS))  # fmt: skip
-    for stream in STREAMS:
-        body.append(f"### {stream}: methods at width {WIDTH}\n\n" + method_table(results, stream))
+    studies = [(stream, "MLP", WIDTHS) for stream in STREAMS]
+    studies += [("rotated", "MLP, standard", WIDTHS), ("split CIFAR-10", "WRN", CHANNELS)]
+    body += [
+        f"### {stream}, {network}: width, plain SGD\n\n"
+        + width_table(results, stream, network, widths)
+        for stream, network, widths in studies
+    ]
+    body += [
+        f"### {stream}: methods at width {WIDTH}\n\n{method_table(results, stream)}"
+        for stream in STREAMS
+    ]
     body.append(speed_section(options.data))
     if not options.no_write:
         FIGURE.parent.mkdir(exist_ok=True)
