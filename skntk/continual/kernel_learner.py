@@ -57,10 +57,54 @@ class _Learnt:
 
 @dataclass(frozen=True)
 class _System:
-    """Equations that belong together: outputs of rows of the task, and of stored rows."""
+    """Equations that belong together: outputs of rows of the task, and of stored rows.
 
+    Attributes
+    ----------
+    shared : bool
+        Whether outputs have one kernel: then each side is rows and the outputs that they all have,
+        else row and output of each equation.
+    new, old : tuple of Tensor of int
+        The two sides.
+    """
+
+    shared: bool
     new: Equations
     old: Equations
+
+    @classmethod
+    def all(cls, shared: bool, known: Tensor, stored: Tensor) -> Iterator[_System]:
+        """Split what rows know, bool (n, k), and stored rows, (m, k), into systems."""
+        if not shared:
+            new, old = known.nonzero(as_tuple=True), stored.nonzero(as_tuple=True)
+            yield cls(shared, (new[0], new[1]), (old[0], old[1]))
+            return
+        columns = known.any(0).nonzero()[:, 0]
+        patterns = torch.cat([known, stored])[:, columns]
+        found, which = torch.unique(patterns, dim=1, return_inverse=True)
+        for i, pattern in enumerate(found.unbind(1)):
+            rows, old = (p.nonzero()[:, 0] for p in pattern.split([len(known), len(stored)]))
+            at = columns[which == i]
+            yield cls(shared, (rows, at), (old, at))
+
+    def block(self, K: Tensor, left: Equations, right: Equations) -> Tensor:
+        """Kernel between two sides."""
+        if self.shared:
+            return K[left[0]][:, right[0]]
+        return K[left[0][:, None], right[0], left[1][:, None], right[1]]
+
+    def read(self, values: Tensor, side: Equations) -> Tensor:
+        """Numbers (n, k) as the system has them: a column for each output, or one."""
+        if self.shared:
+            return values[side[0]][:, side[1]]
+        return values[side][:, None]
+
+    def write(self, values: Tensor, side: Equations, found: Tensor) -> None:
+        """Put numbers of the system where they belong."""
+        if self.shared:
+            values[side[0][:, None], side[1]] = found
+        else:
+            values[side] = found[:, 0]
 
 
 class KernelLearner:
@@ -122,44 +166,35 @@ class KernelLearner:
             rows = self._tasks[0].rows + rows
             self._tasks, self._squared_distance = [], 0.0
         stored = self._chosen(rows, torch.Generator().manual_seed(seed))
-        memory, before = self._memory(), self._moved(rows.X)
-        f = self._kernel.function(rows.X) + before
+        memory = self._memory(rows)
         self._require(rows, memory)
-        theta = self._kernel.gram(rows.X, rows.X)
-        cross = inner = None
-        moved_memory = torch.zeros(0, rows.Y.shape[1], dtype=torch.float64)
-        if memory is not None:
-            cross, inner = (
-                self._kernel.gram(memory.X, rows.X),
-                self._kernel.gram(memory.X, memory.X),
-            )
-            moved_memory = self._moved(memory.X)
-        residual = rows.Y - f
-        coef = torch.zeros_like(rows.Y)
-        back = torch.zeros_like(moved_memory)
-        for system in self._systems(rows, memory):
-            K = self._block(theta, system.new, system.new)
-            R = self._targets(residual, system.new)
-            unit = K.diagonal().mean()
-            floor = len(K) * torch.finfo(K.dtype).eps
-            solved = None
-            if cross is not None and inner is not None and len(system.old[0]):
-                C = self._block(cross, system.old, system.new)
-                M = cholesky(self._block(inner, system.old, system.old), 0.0, overwrite=True)
-                half = M.half_solve(C)
+        start = self._kernel.function(rows.X)
+        before = self._moved(rows.X) if self._tasks else torch.zeros_like(start)
+        at_memory, residuals = self._moved(memory.X), rows.Y - start - before
+        theta, cross, inner = (
+            self._gram(*pair)
+            for pair in ((rows.X, rows.X), (memory.X, rows.X), (memory.X, memory.X))
+        )
+        coef, back = torch.zeros_like(rows.Y), torch.zeros_like(memory.Y)
+        for system in _System.all(self._kernel.shared, rows.known, memory.known):
+            K = system.block(theta, system.new, system.new)
+            unit = float(K.diagonal().mean())
+            factor, C = None, system.block(cross, system.old, system.new)
+            if len(C):  # what is left of the kernel beside the stored rows
+                factor = cholesky(system.block(inner, system.old, system.old), 0.0, overwrite=True)
+                half = factor.half_solve(C)
                 K = K - half.mT @ half
-                solved = (M, C)
-            K.diagonal().add_(floor * unit)
-            c = self._flow(K, R, self.alpha * float(unit), int(rows.known.sum()))
-            self._put(coef, system.new, c)
+            K.diagonal().add_(len(K) * torch.finfo(K.dtype).eps * unit)  # what rounding may take
+            R = system.read(residuals, system.new)
+            c = self._flow(K, R, self.alpha * unit, int(rows.known.sum()))
+            system.write(coef, system.new, c)
+            # |w + d|^2 = |w|^2 + 2 w d + |d|^2, where w d is in the function at the rows
             self._squared_distance += float((c * (K @ c)).sum())
-            self._squared_distance += 2 * float((c * self._targets(before, system.new)).sum())
-            if solved is not None:
-                d = -solved[0].solve(solved[1] @ c)
-                self._put(back, system.old, d)
-                self._squared_distance += 2 * float(
-                    (d * self._targets(moved_memory, system.old)).sum()
-                )
+            self._squared_distance += 2 * float((c * system.read(before, system.new)).sum())
+            if factor is not None:
+                d = -factor.solve(C @ c)
+                system.write(back, system.old, d)
+                self._squared_distance += 2 * float((d * system.read(at_memory, system.old)).sum())
         self._add_to_memory(back)
         self._tasks.append(_Learnt(rows, coef, stored))
 
@@ -171,57 +206,17 @@ class KernelLearner:
         time = self.training_time * len(K) / n_targets
         return Spectral.from_gram(K).time_coefficients(R, [time], ridge, 1)[0]
 
-    def _systems(self, rows: TaskRows, memory: TaskRows | None) -> Iterator[_System]:
-        """Outputs that share a system of equations."""
-        known = rows.known
-        stored = known.new_zeros(0, known.shape[1]) if memory is None else memory.known
-        if not self._kernel.shared:
-            new, old = known.nonzero(as_tuple=True), stored.nonzero(as_tuple=True)
-            yield _System(new, old)  # type: ignore[arg-type]
-            return
-        patterns = torch.cat([known, stored])
-        columns = known.any(0).nonzero()[:, 0]
-        found, which = torch.unique(patterns[:, columns], dim=1, return_inverse=True)
-        for i in range(found.shape[1]):
-            at = columns[which == i]
-            yield _System(
-                (found[: len(known), i].nonzero()[:, 0], at),
-                (found[len(known) :, i].nonzero()[:, 0], at),
-            )
-
-    def _block(self, K: Tensor, left: Equations, right: Equations) -> Tensor:
-        """Kernel between the equations of two sides."""
-        if self._kernel.shared:
-            return K[left[0]][:, right[0]]
-        return K[left[0][:, None], right[0], left[1][:, None], right[1]]
-
-    def _targets(self, values: Tensor, at: Equations) -> Tensor:
-        """Numbers (n, k) of the equations: one column an output, or one column."""
-        if self._kernel.shared:
-            return values[at[0]][:, at[1]]
-        return values[at][:, None]
-
-    def _put(self, values: Tensor, at: Equations, found: Tensor) -> None:
-        """Write numbers of the equations back."""
-        if self._kernel.shared:
-            values[at[0][:, None], at[1]] = found
-        else:
-            values[at] = found[:, 0]
-
-    def _require(self, rows: TaskRows, memory: TaskRows | None) -> None:
-        n = len(rows) + (0 if memory is None else len(memory))
-        k = 1 if self._kernel.shared else rows.Y.shape[1]
+    def _require(self, rows: TaskRows, memory: TaskRows) -> None:
+        n, k = len(rows) + len(memory), 1 if self._kernel.shared else rows.Y.shape[1]
         require(
             3 * 8 * (n * k) ** 2,
-            f"the kernel of {len(rows)} rows and {n - len(rows)} stored ones",
+            f"the kernel of {len(rows)} rows and {len(memory)} stored ones",
             "Pass fewer rows or a smaller memory_size.",
         )
 
-    def _memory(self) -> TaskRows | None:
-        """Rows that are stored."""
-        if self.method != "ogd" or not any(len(t.stored) for t in self._tasks):
-            return None
-        kept = [t.rows[t.stored] for t in self._tasks]
+    def _memory(self, rows: TaskRows) -> TaskRows:
+        """Rows that are stored; the first argument is what they look like."""
+        kept = [rows[:0]] + [t.rows[t.stored] for t in self._tasks]
         return TaskRows(torch.cat([k.X for k in kept]), torch.cat([k.Y for k in kept]))
 
     def _add_to_memory(self, back: Tensor) -> None:
@@ -240,20 +235,28 @@ class KernelLearner:
         count = rows_that_fit(rows, self.memory_size, labels=False)
         return torch.randperm(len(rows), generator=generator)[:count].sort().values
 
+    def _gram(self, X: Tensor, Y: Tensor) -> Tensor:
+        """Kernel between rows, of which there may be none."""
+        if len(X) and len(Y):
+            return self._kernel.gram(X, Y)
+        outputs = () if self._kernel.shared else (0, 0)
+        return torch.zeros((len(X), len(Y), *outputs), dtype=torch.float64)
+
     def _moved(self, X: Tensor) -> Tensor:
         """What training has added to the function: (n, k)."""
-        total = torch.zeros(len(X), 0, dtype=torch.float64)
-        for task in self._tasks:
+        k = self._tasks[0].coef.shape[1] if self._tasks else 0
+        total = torch.zeros(len(X), k, dtype=torch.float64)
+        for task in self._tasks if len(X) else ():
             K = self._kernel.gram(X, task.rows.X)
-            part = K @ task.coef if K.ndim == 2 else torch.einsum("mnpq,nq->mp", K, task.coef)
-            total = part if total.shape[1] == 0 else total + part
-        if total.shape[1] == 0:
-            return torch.zeros_like(self._kernel.function(X))
+            total += K @ task.coef if K.ndim == 2 else torch.einsum("mnpq,nq->mp", K, task.coef)
         return total
 
     def outputs(self, X: Tensor) -> Tensor:
         """Outputs of the trained function: (n, k)."""
-        blocks = [self._kernel.function(some) + self._moved(some) for some in X.split(_TEST_BATCH)]
+        blocks = []
+        for some in X.split(_TEST_BATCH):
+            start = self._kernel.function(some)
+            blocks.append(start + self._moved(some) if self._tasks else start)
         return torch.cat(blocks)
 
     def distance(self) -> float:
