@@ -21,7 +21,8 @@ CHANNELS = (4, 8, 16)
 #: Of the study of methods.
 WIDTH = 128
 METHODS = (
-    "sgd", "stable_sgd", "ogd", "ogd_plus", "pca_ogd", "ewc", "online_ewc", "replay", "joint",
+    "sgd", "stable_sgd", "ogd", "ogd_plus", "pca_ogd", "ewc, 10", "ewc, 100", "online_ewc, 10",
+    "replay", "joint",
 )  # fmt: skip
 CLOSED = ("sgd", "ogd", "joint")
 #: Epochs, the training loss that ends a task earlier, momentum.
@@ -135,7 +136,9 @@ def estimator(job: dict[str, Any], n_rows: int) -> ContinualNTK:
             **common | {"learning_rate": "auto"},
         )  # fmt: skip
     scale = {"parametrization": "standard", "weight_std": 3**-0.5} if standard else {}
-    return ContinualNTK(job["method"], width=job["width"], **scale, **common)
+    method, _, penalty = job["method"].partition(", ")
+    strength = {"penalty": float(penalty)} if penalty else {}
+    return ContinualNTK(method, width=job["width"], **strength, **scale, **common)
 
 
 def standardized(tasks: Sequence[StreamTask]) -> list[StreamTask]:

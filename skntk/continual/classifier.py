@@ -91,7 +91,7 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
     stored_outputs : {"label", "all"}, default="label"
         Whether a stored row has one gradient, of its label's output, or one of each output of its
         task. In closed form always all.
-    penalty : float, default=1000.0
+    penalty : float, default=100.0
         Strength of "ewc" and "online_ewc": what multiplies the mean Fisher information beside the
         mean loss of a task.
     fisher_decay : float, default=0.9
@@ -201,7 +201,7 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         batch_size: int | None = 32,
         memory_size: int | None = 200,
         stored_outputs: str = "label",
-        penalty: float = 1000.0,
+        penalty: float = 100.0,
         fisher_decay: float = 0.9,
         rate_decay: float = 0.8,
         dropout: float = 0.25,

@@ -95,7 +95,7 @@ class ContinualNTKRegressor(RegressorMixin, ContinualEstimator):
         tol: float = 0.0,
         batch_size: int | None = 32,
         memory_size: int | None = 200,
-        penalty: float = 1000.0,
+        penalty: float = 100.0,
         fisher_decay: float = 0.9,
         rate_decay: float = 0.8,
         dropout: float = 0.25,

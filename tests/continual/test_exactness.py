@@ -114,24 +114,19 @@ def test_joint_in_closed_form_is_one_fit(seed):
 
 
 def test_closed_form_is_what_wide_lazy_networks_do(seed):
-    """Mean over initializations, within five standard errors of it."""
-    tasks = regression(seed, n_tasks=2, n=6, d=4, k=1)
-    rate, epochs, n_seeds = 0.1, 25, 8
+    """Mean over initializations of converged networks, within its Monte-Carlo error."""
+    tasks = regression(seed, n_tasks=2, n=3, d=20, k=1)
     shared = {"memory_size": None, "depth": 1}
-    closed = ContinualNTKRegressor("ogd", width=np.inf, training_time=rate * epochs, alpha=0.0,
-                                   **shared)  # fmt: skip
+    closed = ContinualNTKRegressor("ogd", width=np.inf, alpha=0.0, **shared)
     X = np.concatenate([t.X_test for t in tasks])
     expected = learnt(closed, tasks).predict(X)
-    nets = [
-        ContinualNTKRegressor("ogd", **LAZY | shared | {"width": 200, "dtype": "float32"},
-                              learning_rate=rate, max_epochs=epochs, random_state=100 * seed + s)
-        for s in range(n_seeds)
-    ]  # fmt: skip
+    lazy = LAZY | shared | {"width": 200, "centered": True, "momentum": 0.6, "max_epochs": 60}
+    nets = [ContinualNTKRegressor("ogd", **lazy, random_state=100 * seed + s) for s in range(6)]
     found = np.stack([learnt(net, tasks).predict(X) for net in nets])
-    error = found.std(0, ddof=1) / n_seeds**0.5
-    z = (found.mean(0) - expected) / error
-    assert np.sqrt(np.mean(z**2)) < 2.0
-    assert error.mean() < 0.3 * np.abs(expected - tasks[0].y.mean()).mean() + 0.1
+    error = found.std(0, ddof=1) / len(nets) ** 0.5
+    assert np.sqrt(np.mean(((found.mean(0) - expected) / error) ** 2)) < 3.0
+    moved = np.abs(expected - tasks[0].y.mean()).mean()  # before training all are this mean
+    assert error.mean() < 0.25 * moved
 
 
 @pytest.mark.parametrize("kind", ["linear", "lazy, full", "infinite", "infinite, brief"])
