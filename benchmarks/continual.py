@@ -258,8 +258,8 @@ def main() -> None:
         f"parametrization ({STANDARD_RATE:g} in the standard one) and batches of {BATCH}. "
         "Converged: with momentum 0.9, until the mean training loss of an epoch is at most 0.05, "
         "at most 100 epochs. The residual network takes the automatic rate. The number behind "
-        "elastic weight consolidation is its penalty. Width inf: closed form on squared loss, brief "
-        "with gradient flow for as long, orthogonal gradient descent with all outputs of "
+        "elastic weight consolidation is its penalty. Width inf: closed form on squared loss, "
+        "brief with gradient flow for as long, orthogonal gradient descent with all outputs of "
         f"{STORED_ROWS} rows a task stored.",
         "Published, for orientation: one hidden layer on rotated MNIST of 20 tasks, width 32 to "
         "65536: accuracy 56.3 -> 69.6, forgetting 37.7 -> 26.7 (Mirzadeh et al. 2022).",

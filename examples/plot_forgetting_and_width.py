@@ -3,18 +3,20 @@ Do wide networks forget less?
 =============================
 
 Mirzadeh et al. (2022) find that wide networks forget less of earlier tasks. Wenger, Dangel &
-Kristiadi (2023) find that this holds when training is brief, and that it shrinks or vanishes when
-each task is trained to convergence. Both compare networks at one learning rate.
+Kristiadi (2023) find that this holds where training is brief, and that it shrinks or vanishes where
+each task is trained to convergence.
 
 Here a network with one hidden layer learns digits turned by 0, 30 and 60 degrees, one angle after
-the other, without any method against forgetting. Two things are found:
+the other, without any method against forgetting. What comes of it depends on what is held fixed:
 
-- Trained until the loss is near zero, wide networks forget *less*, whichever the parametrization:
-  on these digits the effect does not vanish with convergence.
-- After a few epochs the answer depends on what is held fixed. In the NTK parametrization all widths
-  learn about equally fast, and on squared loss forgetting approaches that of the limit of infinite
-  width. In the standard parametrization with one learning rate, wide networks learn faster, and
-  forget *more*, since they have more to lose.
+- Trained to the same loss, near zero, wide networks forget less, in the NTK parametrization as in
+  the standard one: on these digits convergence does not undo the effect.
+- After two epochs it depends on the parametrization. In the NTK parametrization all but the
+  narrowest networks have learnt about as much, and of these the wide ones forget less. In the
+  standard one, with one learning rate for all widths, wide networks forget *more*: they have learnt
+  more, and have more to lose.
+- As the width grows, forgetting on squared loss approaches that of the limit of infinite width,
+  which forgets, too.
 """
 
 from dataclasses import replace
@@ -26,15 +28,17 @@ import pandas as pd
 from skntk import ContinualNTK
 from skntk.continual import evaluate
 from skntk.core.plotting import legend, line_style
-from skntk.datasets import rotated_tasks
+from skntk.datasets import load, rotated_tasks
 
 SEEDS = range(3)
 widths = [16, 64, 256, 1024]
+digits = load("digits")
+images = digits.X[:896].reshape(-1, 8, 8), digits.y[:896]
 
 
 def stream(seed):
     """Three angles, with 224 rows to train on and mean pixel 0; other rows for each seed."""
-    tasks = rotated_tasks("digits", 3, step=30, test_size=0.875, random_state=seed)
+    tasks = rotated_tasks(images, 3, step=30, test_size=0.75, random_state=seed)
     mean, std = tasks[0].X.mean(), tasks[0].X.std()
     return [replace(t, X=(t.X - mean) / std, X_test=(t.X_test - mean) / std) for t in tasks]
 
@@ -61,11 +65,11 @@ def study(**params):
 
 
 # %%
-# Few epochs, and many
+# Two epochs, and many
 # --------------------
-# The learning rates are stable at all widths. In
-# the NTK parametrization the rate means the same at each width; in the standard one the kernel
-# grows with the width, and one rate trains a wide network faster.
+# The learning rates are stable at all widths, with the default momentum of 0.9. In the NTK
+# parametrization a rate means the same at each width; in the standard one the kernel grows with the
+# width, and one rate trains a wide network faster.
 
 setups = {
     "NTK parametrization": {"parametrization": "ntk", "learning_rate": 0.3},
@@ -93,7 +97,8 @@ flow = study(**squared, learning_rate=rate, momentum=0.0, max_epochs=epochs)
 limit = pd.DataFrame([measured(np.inf, s, training_time=rate * steps, alpha=0.0) for s in SEEDS])
 end = pd.DataFrame([measured(np.inf, s, training_time=np.inf) for s in SEEDS])
 print(flow.groupby("width")[columns].mean().round(3).to_string())
-print(f"limit, for the same time {limit.forgetting.mean():.3f}, for ever {end.forgetting.mean():.3f}")
+print(f"limit, trained equally long: {limit.forgetting.mean():.3f}")
+print(f"limit, trained to convergence: {end.forgetting.mean():.3f}")
 
 # %%
 
@@ -109,8 +114,8 @@ for ax, results in zip(axes, (brief, converged), strict=False):
     for i, (name, found) in enumerate(results.items()):
         curve(ax, i, found, name)
 curve(axes[2], 0, flow, "NTK parametrization")
-for found, style, label in ((limit, "--", "limit, for the same time"), (end, ":", "limit, for ever")):
-    axes[2].axhline(found.forgetting.mean(), color="0.4", linestyle=style, label=label)
+axes[2].axhline(limit.forgetting.mean(), color="0.4", linestyle="--", label="limit, equally long")
+axes[2].axhline(end.forgetting.mean(), color="0.4", linestyle=":", label="limit, to convergence")
 titles = ("Two epochs", "To a loss of 0.05", "Five epochs, squared loss")
 for ax, title in zip(axes, titles, strict=True):
     ax.set(xscale="log", xlabel="width", title=title)
@@ -137,19 +142,22 @@ for found in converged.values():
     assert mean(found)[1024] < mean(found)[16] - 0.04
 
 # %%
-# After two epochs at one rate, the wide networks of the standard parametrization have learnt more,
-# and lost more:
+# After two epochs it helps in one of them, among networks that have learnt about as much. In the
+# other, wide networks have learnt more, and lost more:
 
-found = brief["standard parametrization"]
-assert mean(found, "learnt")[1024] > mean(found, "learnt")[16] + 0.1
-assert mean(found)[1024] > mean(found)[16] + 0.04
+ntk, standard = brief.values()
+assert abs(mean(ntk, "learnt")[1024] - mean(ntk, "learnt")[64]) < 0.05
+assert mean(ntk)[1024] < mean(ntk)[64] - 0.02
+assert mean(standard, "learnt")[1024] > mean(standard, "learnt")[16] + 0.1
+assert mean(standard)[1024] > mean(standard)[16] + 0.04
 
 # %%
-# In the kernel regime forgetting comes close to the limit's, run by run. Width does not end
-# forgetting: the limit forgets, too, and more so the longer it is trained.
+# In the kernel regime forgetting comes close to the limit's, run by run. Width does not end it: the
+# limit forgets the more the longer it is trained.
 
 flow["distance"] = (flow.forgetting - flow.seed.map(limit.set_index("seed").forgetting)).abs()
 distances = mean(flow, "distance")
 print(distances.round(3).to_dict())
-assert distances[1024] < 0.04 and distances[1024] < 0.6 * distances[16]
+assert distances[1024] < 0.04
+assert distances[1024] < 0.7 * distances[[16, 64]].mean()
 assert end.forgetting.mean() > limit.forgetting.mean() + 0.04

@@ -56,6 +56,8 @@ PROJECTIONS = {"ogd": Projection, "ogd_plus": ProjectionPlus, "pca_ogd": Princip
 METHODS = ("sgd", "stable_sgd", *PROJECTIONS, "ewc", "online_ewc", "replay", "joint")
 #: Methods that have a closed form in the kernel regime.
 CLOSED = ("sgd", "ogd", "joint")
+#: Attributes of modules that say what they compute.
+_PLAIN = (bool, int, float, str, tuple, type(None))
 #: Hidden units of the default network.
 _WIDTH = 512
 
@@ -77,7 +79,9 @@ class Learnt:
     count : int
         How often something was learnt.
     mark : str
-        Of the parameters and all tasks so far, if checkpoints are written.
+        Of the parameters and all tasks so far.
+    params : dict of str to str
+        Parameters that all tasks have in common.
     distances : tuple of float
         Of the weights from their start.
     """
@@ -88,7 +92,15 @@ class Learnt:
     seed: int
     count: int
     mark: str
+    params: dict[str, str]
     distances: tuple[float, ...]
+
+
+#: Parameters that may change from task to task.
+_FREE = frozenset(
+    ("learning_rate", "momentum", "max_epochs", "tol", "batch_size", "checkpoint", "verbose",
+     "random_state", "device", "n_jobs")
+)  # fmt: skip
 
 
 class ContinualEstimator(ModuleParams):
@@ -126,7 +138,7 @@ class ContinualEstimator(ModuleParams):
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
-    _likelihood: str
+    _input_shape: tuple[int, ...]
     _target_checks: ClassVar[dict[str, Any]] = {}
 
     # Data
@@ -135,6 +147,11 @@ class ContinualEstimator(ModuleParams):
         """Validate inputs (and targets): as tensors of shape (n, *input_shape)."""
         predicting, fitted = isinstance(y, str), self.__sklearn_is_fitted__()
         X, shape = as_rows(X, self.input_shape)
+        if fitted and shape is not None and shape != self._input_shape:
+            raise ValueError(
+                f"X has inputs of shape {shape}, but those of the first task had "
+                f"{self._input_shape}."
+            )
         checked = {"dtype": [np.float64, np.float32]}
         if predicting:
             X = validate_data(self, X, reset=False, **checked)
@@ -147,7 +164,7 @@ class ContinualEstimator(ModuleParams):
                     f"X has {X.shape[1]} features, but input_shape={self._input_shape} needs "
                     f"{math.prod(self._input_shape)}."
                 )
-        X = torch.tensor(np.array(X), dtype=self._dtype).reshape(-1, *self._input_shape)
+        X = torch.tensor(np.array(X, order="C"), dtype=self._dtype).reshape(-1, *self._input_shape)
         return X if predicting else (X, y)
 
     @property
@@ -169,16 +186,17 @@ class ContinualEstimator(ModuleParams):
     def _current_heads(self) -> Heads:
         """Return the heads so far; refuse at the first task what cannot be."""
         if self.__sklearn_is_fitted__():
+            self._check_params()
             return self._learnt.heads
         if self._closed and self.method not in CLOSED:
             raise ValueError(
                 f"method={self.method!r} has no closed form; regime='kernel' and width=np.inf take "
                 f"one of {list(CLOSED)}."
             )
-        if self.checkpoint is not None and self.random_state is None:
+        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
             raise ValueError(
-                "checkpoint needs random_state to be an integer: with None each fit draws other "
-                "weights, and none could go on with another's checkpoint."
+                f"checkpoint needs random_state to be an integer, not {self.random_state!r}: else "
+                "each fit draws other weights, and none could go on with another's checkpoint."
             )
         return Heads(self.heads)
 
@@ -202,9 +220,9 @@ class ContinualEstimator(ModuleParams):
         """
         before: Learnt | None = self._learnt if self.__sklearn_is_fitted__() else None
         count = before.count if before else 0
-        mark, path = "", None
+        path, params = None, before.params if before else self._settled_params()
+        mark = self._mark(before.mark if before else "", X, Y, heads)
         if self.checkpoint is not None:
-            mark = self._mark(before.mark if before else "", X, Y, heads)
             path = Path(self.checkpoint).absolute() / f"task-{count:03d}.pkl"
             check_writable(path, "checkpoint")
             found = read_checkpoint(path, mark)
@@ -212,11 +230,14 @@ class ContinualEstimator(ModuleParams):
                 self._learnt: Learnt = found
                 return
         seed, learner = self._prepared(X, heads)
+        if path is not None:
+            _check_pickles(learner)
         learner.learn(TaskRows(X, Y), _task_seed(seed, count, 1))
         distances = (*(before.distances if before else ()), learner.distance())
-        self._learnt = Learnt(heads, learner, units or {}, seed, count + 1, mark, distances)
+        learnt = Learnt(heads, learner, units or {}, seed, count + 1, mark, params, distances)
         if path is not None:
-            write_atomically(path, pickle.dumps({"mark": mark, "learnt": self._learnt}))
+            write_atomically(path, pickle.dumps({"mark": mark, "learnt": learnt}))
+        self._learnt = learnt
         if self.verbose:
             kept = self.memory_
             print(
@@ -230,6 +251,8 @@ class ContinualEstimator(ModuleParams):
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             return seed, self._learner_for(X, heads.n_outputs, seed)
         before = self._learnt
+        if isinstance(before.learner, NetworkLearner):  # what may change from task to task
+            before.learner.training = self._training(before.learner.training.device)
         learner, n_new = copy.deepcopy(before.learner), heads.n_outputs - before.heads.n_outputs
         if n_new:
             fill = 0.0 if heads.kind == "incremental" else math.nan
@@ -278,12 +301,17 @@ class ContinualEstimator(ModuleParams):
             return KernelLearner(
                 kernel, self.method, self.memory_size, float(self.alpha), float(self.training_time)
             )
+        if self.method in PROJECTIONS:  # running statistics would move stored outputs
+            check_module(copy.deepcopy(module).train())
         if self.regime == "linearized":
             module = linearize(module, centered=self.centered)
         elif self.centered:
             check_module(copy.deepcopy(module).train())
             module = Centered(module)
-        training = Training(
+        return NetworkLearner(module, self._rule(), self._training(device))
+
+    def _training(self, device: torch.device) -> Training:
+        return Training(
             loss=self._loss,
             learning_rate=self.learning_rate,
             rate_decay=self.rate_decay if self.method == "stable_sgd" else 1.0,
@@ -294,7 +322,6 @@ class ContinualEstimator(ModuleParams):
             device=device,
             verbose=int(self.verbose),
         )
-        return NetworkLearner(module, self._rule(), training)
 
     def _rule(self) -> Rule:
         """Return what the method does beside gradient descent."""
@@ -321,12 +348,24 @@ class ContinualEstimator(ModuleParams):
 
     def _mark(self, chain: str, X: Tensor, Y: Tensor, heads: Heads) -> str:
         """What a checkpoint must agree in: parameters, and all tasks so far."""
-        free = {"checkpoint", "verbose", "device", "module"}
-        params = [f"{k}={v!r}" for k, v in sorted(self.get_params().items()) if k not in free]
-        weights = self.module.state_dict() if isinstance(self.module, nn.Module) else {}
-        arrays = [t.detach().cpu().numpy() for t in (X, Y, *weights.values())]
-        module = "" if self.module is None else repr(self.module)
-        return joblib.hash([chain, params, module, arrays, repr(heads)])
+        free = {"checkpoint", "verbose", "device"}
+        params = {k: _described(v) for k, v in self.get_params().items() if k not in free}
+        arrays = [t.detach().cpu().numpy() for t in (X, Y)]
+        return joblib.hash([chain, sorted(params.items()), arrays, repr(heads)])
+
+    def _settled_params(self) -> dict[str, str]:
+        """Parameters that cannot change from task to task."""
+        return {k: _described(v) for k, v in self.get_params().items() if k not in _FREE}
+
+    def _check_params(self) -> None:
+        """Refuse parameters that were others at the first task."""
+        now, first = self._settled_params(), self._learnt.params
+        changed = sorted(k for k in {*now, *first} if now.get(k) != first.get(k))
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)} cannot change from task to task: set it back, or start anew "
+                "with fit or a clone."
+            )
 
     # What was learnt
 
@@ -414,6 +453,32 @@ def read_checkpoint(path: Path, mark: str) -> Learnt | None:
             "directory to start anew, or pass another."
         )
     return learnt
+
+
+def _described(value: Any) -> str:
+    """Text that two values share if they mean the same; of a module, with all that it holds."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return repr(float(value))
+    if not isinstance(value, nn.Module):
+        return repr(value)
+    parts: list[Any] = [repr(value)]
+    for path, layer in value.named_modules():
+        plain = {k: v for k, v in vars(layer).items() if isinstance(v, _PLAIN)}
+        parts.append((path, f"{type(layer).__module__}.{type(layer).__qualname__}", repr(plain)))
+    parts += [(n, p.requires_grad) for n, p in value.named_parameters()]
+    arrays = [t.detach().cpu().numpy() for t in value.state_dict().values()]
+    return str(joblib.hash([parts, arrays]))
+
+
+def _check_pickles(learner: Any) -> None:
+    """Refuse, before anything is trained, what a checkpoint could not hold."""
+    try:
+        pickle.dumps(learner)
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint cannot hold the module, which does not pickle ({error}): define its class "
+            "and functions at the top of a file, or pass checkpoint=None."
+        ) from error
 
 
 def _with_dropout(module: nn.Sequential, p: float) -> nn.Sequential:

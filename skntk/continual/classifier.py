@@ -99,7 +99,7 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
     rate_decay : float, default=0.8
         By which "stable_sgd" multiplies the learning rate with each task.
     dropout : float, default=0.25
-        Of the hidden layers under "stable_sgd".
+        Of the hidden layers of the default network under "stable_sgd", with ``regime="full"``.
     outputs : {"trace", "full"}, default="trace"
         Of the empirical NTK in closed form: the mean over outputs, which then do not interact, or
         all pairs of them, as training sees it.
@@ -290,7 +290,9 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         Raises
         ------
         ValueError
-            If a class has no output and can get none; if X has another number of features than the
+            If a parameter was another at the first task, but for those of the optimizer
+            (`learning_rate`, `momentum`, `max_epochs`, `tol`, `batch_size`); if a class has no
+            output and can get none; if X has another number of features than the
             first task; if the module does not run on the rows or has another number of outputs; if
             a checkpoint is that of another stream.
         TrainingDivergedError
@@ -305,6 +307,8 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         """Rows, targets, and the heads after the task."""
         X, y = self._rows(X, y)
         check_classification_targets(y)
+        if y.dtype.kind not in "biufOUS":
+            raise ValueError(f"y is of dtype {y.dtype}; name classes by numbers or strings.")
         heads = self._current_heads()
         task = heads.named(task)
         declared = None if classes is None else np.asarray(classes)
@@ -367,8 +371,7 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         ValueError
             If there is no such task.
         """
-        outputs = self._outputs(X, task)
-        outputs = outputs[:, np.argsort(self._labels(task))]
+        outputs = self._sorted_outputs(X, task)
         if self.loss == "cross_entropy" and not self._closed:
             return outputs.softmax(1).numpy()
         positive = outputs.clamp_min(0) + 1e-12
@@ -386,8 +389,13 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         -------
         ndarray of shape (m,)
         """
-        best = self._outputs(X, task).argmax(1).numpy()
-        return self._labels(task)[best]
+        best = self._sorted_outputs(X, task).argmax(1).numpy()
+        return self.classes_of(task)[best]
+
+    def _sorted_outputs(self, X: Any, task: Hashable | None) -> Tensor:
+        """Outputs in the order of the sorted classes."""
+        outputs = self._outputs(X, task)
+        return outputs[:, np.argsort(self._labels(task))]
 
     def score(
         self, X: Any, y: Any, sample_weight: Any = None, task: Hashable | None = None

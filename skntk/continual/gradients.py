@@ -20,6 +20,7 @@ from skntk.finite.capture import sweep
 from skntk.finite.layers import AffineLayer, Layer
 from skntk.finite.network import NetworkInputs, eval_mode, named_parameters
 from skntk.finite.plan import Plan
+from skntk.training.net import as_matrix
 
 #: Rows of one sweep.
 _ROWS = 64
@@ -217,17 +218,21 @@ class Written(Part):
     def __len__(self) -> int:
         return len(self.J)
 
+    @property
+    def _matrix(self) -> Tensor:
+        return self.J.reshape(len(self.J), -1)
+
     def dot(self, vector: Mapping[str, Tensor]) -> Tensor:
         """One product."""
-        return self.J.flatten(1) @ vector[self.name].flatten()
+        return self._matrix @ vector[self.name].flatten()
 
     def combine(self, u: Tensor) -> dict[str, Tensor]:
         """One product."""
-        return {self.name: (u @ self.J.flatten(1)).view(self.J.shape[1:])}
+        return {self.name: (u @ self._matrix).view(self.J.shape[1:])}
 
     def written(self, points: slice) -> Tensor:
         """As they are."""
-        return self.J[points].double().flatten(1)
+        return self._matrix[points].double()
 
     def joined(self, other: Part) -> Part:
         """All of them."""
@@ -257,10 +262,12 @@ class Picked(nn.Module):
 
     def forward(self, x: Tensor, which: Tensor) -> Tensor:
         """Outputs (n, 1)."""
-        return (self.module(x).flatten(1) * which).sum(1, keepdim=True)
+        return (as_matrix(self.module(x)) * which).sum(1, keepdim=True)
 
 
-def stored_gradients(module: nn.Module, X: Tensor, which: Tensor) -> list[Part]:
+def stored_gradients(
+    module: nn.Module, X: Tensor, which: Tensor, like: Sequence[Part] = ()
+) -> list[Part]:
     """Gradients of chosen outputs at some rows.
 
     Parameters
@@ -272,6 +279,8 @@ def stored_gradients(module: nn.Module, X: Tensor, which: Tensor) -> list[Part]:
     which : Tensor of bool of shape (n, k)
         The outputs that are meant, row by row; the points are counted in this order. One pass a row
         where there is one output for each.
+    like : sequence of Part, optional
+        What they are to be joined with: factored where these are.
 
     Returns
     -------
@@ -299,17 +308,21 @@ def stored_gradients(module: nn.Module, X: Tensor, which: Tensor) -> list[Part]:
             plan = plan or Plan.of(network, inputs, chosen)
             swept = sweep(network, inputs, plan)
             marks = torch.ones_like(which[at][:, :1]) if single else which[at]
-            parts = [part for layer in swept.layers for part in _parts(layer, marks, single)]
+            parts = [part for layer in swept.layers for part in _parts(layer, marks, single, like)]
             found = [a.joined(b) for a, b in zip(found, parts, strict=True)] if found else parts
     return found
 
 
-def _parts(layer: Layer, which: Tensor, single: bool) -> list[Part]:
+def _parts(layer: Layer, which: Tensor, single: bool, like: Sequence[Part]) -> list[Part]:
     """Of one layer of one sweep: factored where that takes less memory."""
     row, output = which.nonzero(as_tuple=True)
     if isinstance(layer, AffineLayer):
         S, m, d = layer.a.shape[1], layer.B.shape[3], layer.columns().shape[2]
-        if S * (m + d) < m * d or S == 1:
+        factored = S * (m + d) < m * d or S == 1
+        for part in like:
+            if part.names[0] == layer.names[0].removeprefix("module." if single else ""):
+                factored = isinstance(part, Factored)
+        if factored:
             frame = replace(layer, a=layer.a[:0].clone(), B=layer.B.new_empty(1, 0, S, m))
             B = layer.B.transpose(0, 1)[row, output]
             return [_named(Factored(frame, layer.columns(), B, row), single)]

@@ -78,6 +78,8 @@ def _readout(module: nn.Module, X: Tensor) -> list[str]:
     layer = module.get_submodule(next(iter(paths)))
     if len(paths) > 1 or type(layer) not in (nn.Linear, snn.Linear):
         raise _cannot_grow(module, f"they come from {', '.join(names)}")
+    if getattr(layer, "parametrization", None) == "mup":
+        raise _cannot_grow(module, "parametrization='mup' scales a layer by its number of outputs")
     return names
 
 

@@ -93,6 +93,12 @@ class Heads:
             raise ValueError(
                 f"y has the classes {strange}, which are not among classes={classes.tolist()}."
             )
+        kinds = {isinstance(c, str) for c in (*self.labels, *classes.tolist())}
+        if len(kinds) > 1:
+            raise ValueError(
+                f"y has labels such as {classes.tolist()[0]!r}, but those of earlier tasks are "
+                f"like {self.labels[0]!r}: name all classes by strings, or all by numbers."
+            )
         new = [c for c in classes.tolist() if c not in self.labels]
         if self.kind == "multi":
             if task not in self.tasks:

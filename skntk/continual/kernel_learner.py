@@ -23,9 +23,11 @@ from skntk.continual.overlap import Share
 from skntk.continual.rules import rows_that_fit
 from skntk.continual.tasks import TaskRows
 from skntk.core import require
-from skntk.solvers import Spectral, cholesky
+from skntk.solvers import cholesky
 
 _TEST_BATCH = 1024
+#: An eigenvalue that is zero, relative to the mean diagonal of the kernel.
+_ZERO = 1e-11
 #: Rows and outputs: of a shared kernel all pairs of them, else pair by pair.
 Equations = tuple[Tensor, Tensor]
 
@@ -184,9 +186,8 @@ class KernelLearner:
                 factor = cholesky(system.block(inner, system.old, system.old), 0.0, overwrite=True)
                 half = factor.half_solve(C)
                 K = K - half.mT @ half
-            K.diagonal().add_(len(K) * torch.finfo(K.dtype).eps * unit)  # what rounding may take
             R = system.read(residuals, system.new)
-            c = self._flow(K, R, self.alpha * unit, int(rows.known.sum()))
+            c = self._flow(K, R, unit, int(rows.known.sum()))
             system.write(coef, system.new, c)
             # |w + d|^2 = |w|^2 + 2 w d + |d|^2, where w d is in the function at the rows
             self._squared_distance += float((c * (K @ c)).sum())
@@ -198,13 +199,23 @@ class KernelLearner:
         self._add_to_memory(back)
         self._tasks.append(_Learnt(rows, coef, stored))
 
-    def _flow(self, K: Tensor, R: Tensor, ridge: float, n_targets: int) -> Tensor:
-        """Coefficients after the training time: :math:`g(K) R`."""
-        if math.isinf(self.training_time):
+    def _flow(self, K: Tensor, R: Tensor, unit: float, n_targets: int) -> Tensor:
+        """Coefficients after the training time: :math:`g(K) R`.
+
+        Directions in which K is zero beside the kernel's mean diagonal `unit` are not learnt.
+        """
+        ridge, least = self.alpha * unit, _ZERO * unit
+        if math.isinf(self.training_time) and ridge > 100 * least:
             return cholesky(K, ridge).solve(R)
+        values, vectors = torch.linalg.eigh(K)
         # The loss is the mean over all targets of the task, of which this system has some.
-        time = self.training_time * len(K) / n_targets
-        return Spectral.from_gram(K).time_coefficients(R, [time], ridge, 1)[0]
+        share = self._share(values.clamp_min(least), ridge, n_targets)
+        return vectors @ ((share * (values > least))[:, None] * (vectors.mT @ R))
+
+    def _share(self, values: Tensor, ridge: float, n_targets: int) -> Tensor:
+        """What training makes of eigenvalues: :math:`g(s^2)`."""
+        values = values + ridge
+        return -torch.expm1(-values * (self.training_time / n_targets)) / values
 
     def _require(self, rows: TaskRows, memory: TaskRows) -> None:
         n, k = len(rows) + len(memory), 1 if self._kernel.shared else rows.Y.shape[1]
@@ -279,8 +290,7 @@ class KernelLearner:
         unit : float
             Mean diagonal of the kernel.
         """
-        ridge, time = self.alpha * unit, self.training_time / n_targets
-        return lambda squares: -torch.expm1(-(squares + ridge) * time) / (squares + ridge)
+        return lambda squares: self._share(squares, self.alpha * unit, n_targets)
 
     def kept(self) -> dict[str, int]:
         """All rows that were trained on, and the gradients that are stored."""

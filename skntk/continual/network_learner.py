@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from skntk.continual.growth import grow_readout
 from skntk.continual.kernels import FiniteTaskKernel
 from skntk.continual.overlap import Share
-from skntk.continual.rules import Rule
+from skntk.continual.rules import Learnt, Rule, network_of, trained_parameters
 from skntk.continual.tasks import HeadCrossEntropy, HeadSquaredError, TaskRows
 from skntk.core import TrainingDivergedError
-from skntk.finite import Centered, Linearized
+from skntk.finite import Linearized
 from skntk.training.net import (
     Divergence,
     EpochEnd,
     LossReached,
     Progress,
     Rows,
+    as_matrix,
     interrupts_kept,
     seeded,
 )
@@ -87,14 +88,14 @@ class NetworkLearner:
 
     def __init__(self, module: nn.Module, rule: Rule, training: Training) -> None:
         self.module, self.rule, self.training = module, rule, training
-        self._start = copy.deepcopy(_network(module)).requires_grad_(False)
+        self._start = copy.deepcopy(network_of(module)).requires_grad_(False)
         self.losses: list[list[float]] = []
         self.rates: list[float] = []
         self.steps: list[int] = []
 
     def grow(self, X: Tensor, n_new: int, seed: int, fill: float) -> None:
         """Add outputs, with `fill` for the targets of rows that are kept."""
-        network = _network(self.module)
+        network = network_of(self.module)
         anchor = [self.module.anchor] if network is not self.module else []
         networks = [network, self._start, *anchor]
         names = grow_readout(networks, X.to(self.training.device), n_new, seed)  # type: ignore[arg-type]
@@ -112,13 +113,10 @@ class NetworkLearner:
         rows = TaskRows(rows.X.to(device), rows.Y.to(device))
         trained = self.rule.rows(rows)
         if len(trained) > len(rows):  # joint training starts anew
-            with torch.no_grad():
-                start = dict(self._start.named_parameters())
-                for name, p in _network(self.module).named_parameters():
-                    p.copy_(start[name])
+            network_of(self.module).load_state_dict(self._start.state_dict())
         generator = torch.Generator().manual_seed(seed)
         size = len(trained) if t.batch_size is None else min(t.batch_size, len(trained))
-        rate = self._rate(trained, size, generator)
+        rate = self._rate(trained, size, generator, seed)
         callbacks: list[Any] = [("divergence", Divergence()), ("rule", self.rule)]
         if t.verbose:
             callbacks.append(("progress", Progress()))
@@ -153,19 +151,25 @@ class NetworkLearner:
         self.losses.append([float(epoch["train_loss"]) for epoch in net.history])
         self.rates.append(rate)
         self.steps.append(len(net.history) * -(-len(trained) // size))
-        self.rule.finish(self._tangent(), rows, generator)
+        learnt = Learnt(self.module, self._tangent(), trained_parameters(net))
+        self.rule.finish(learnt, rows, generator)
 
-    def _rate(self, rows: TaskRows, batch_size: int, generator: torch.Generator) -> float:
-        """Learning rate of the task that comes."""
+    def _rate(
+        self, rows: TaskRows, batch_size: int, generator: torch.Generator, seed: int
+    ) -> float:
+        """Learning rate of the task that comes, from rows that batches are made of."""
         rate = self.training.learning_rate
         if rate == "auto":
-            mixed = torch.randperm(len(rows), generator=generator)
+            mixed = rows[torch.randperm(len(rows), generator=generator)]
+            with seeded(seed):
+                X, Y = self.rule.collate((mixed.X, mixed.Y))
+                again = torch.randperm(len(X))
             rate = stable_rate(
                 self._tangent(),
-                rows.X[mixed],
+                X[again],
                 batch_size,
                 categorical=self.training.loss == "cross_entropy",
-                columns=rows.columns.cpu(),
+                columns=TaskRows(X, Y).columns.cpu(),
             )
         return float(rate) * self.training.rate_decay ** len(self.rates)
 
@@ -173,13 +177,13 @@ class NetworkLearner:
         """Return the network whose Jacobian the function has, in eval mode."""
         if isinstance(self.module, Linearized):
             return tangent_module(self.module)
-        return _network(self.module).eval()
+        return network_of(self.module).eval()
 
     def outputs(self, X: Tensor) -> Tensor:
         """Outputs of the trained function, in float64: (n, k)."""
         with torch.no_grad():
             blocks = [
-                self.module(some.to(self.training.device)).flatten(1).double().cpu()
+                as_matrix(self.module(some.to(self.training.device))).double().cpu()
                 for some in X.split(_TEST_BATCH)
             ]
         return torch.cat(blocks)
@@ -187,13 +191,15 @@ class NetworkLearner:
     def distance(self) -> float:
         """Euclidean distance of all weights from their start."""
         start = dict(self._start.named_parameters())
-        trained = _network(self.module).named_parameters()
+        trained = network_of(self.module).named_parameters()
         squares = [(p.detach() - start[name]).double().square().sum() for name, p in trained]
         return float(sum(squares)) ** 0.5
 
     def kernel(self, outputs: str) -> FiniteTaskKernel:
         """Return the empirical NTK at the start, for all outputs that there are now."""
-        start = copy.deepcopy(self._start).requires_grad_(True)
+        start = copy.deepcopy(self._start)
+        for name, p in network_of(self.module).named_parameters():
+            start.get_parameter(name).requires_grad_(p.requires_grad)
         return FiniteTaskKernel(start, outputs, centered=True)
 
     def learnt_share(self, task: int, n_targets: int, unit: float) -> Share:
@@ -221,10 +227,3 @@ class NetworkLearner:
     def kept(self) -> dict[str, int]:
         """Rows, gradients and bytes that the method keeps."""
         return self.rule.kept()
-
-
-def _network(module: nn.Module) -> nn.Module:
-    """Return what holds the parameters that are trained."""
-    if isinstance(module, Linearized | Centered):
-        return module.module
-    return module

@@ -42,10 +42,14 @@ class TaskSpectrum:
     @classmethod
     def of(cls, K: Tensor, n_components: int | None = None) -> TaskSpectrum:
         """Decompose the kernel (n, n) between the rows of a task."""
+        if n_components is not None and (int(n_components) != n_components or n_components < 1):
+            raise ValueError(
+                f"n_components={n_components!r} must be an integer of at least 1, or None."
+            )
         values, vectors = torch.linalg.eigh(K.double())
         values, vectors = values.flip(0), vectors.flip(1)
         if n_components is not None:
-            values, vectors = values[:n_components], vectors[:, :n_components]
+            values, vectors = values[: int(n_components)], vectors[:, : int(n_components)]
         good = values > len(K) * torch.finfo(values.dtype).eps * values[0]
         return cls(vectors[:, good], values[good].sqrt())
 

@@ -11,7 +11,7 @@ from skntk.continual.tasks import TaskRows
 from skntk.finite.capture import sweep
 from skntk.finite.gauss_newton import Outer, gauss_newton_diagonal
 from skntk.finite.layers import AffineLayer
-from skntk.finite.network import NetworkInputs, eval_mode, named_parameters
+from skntk.finite.network import NetworkInputs, eval_mode, evaluate, named_parameters
 from skntk.finite.plan import Plan
 
 #: Random rows of a task that stand for all in its Fisher information, and those of one sweep.
@@ -98,7 +98,11 @@ class QuadraticPenalty:
 
 
 def fisher_information(
-    network: nn.Module, rows: TaskRows, likelihood: str, generator: Generator
+    network: nn.Module,
+    function: nn.Module,
+    rows: TaskRows,
+    likelihood: str,
+    generator: Generator,
 ) -> dict[str, Tensor]:
     r"""Diagonal of the mean Fisher information of some rows, by the names of parameters.
 
@@ -108,7 +112,9 @@ def fisher_information(
     Parameters
     ----------
     network : torch.nn.Module
-        The network; it is run in eval mode.
+        The network that has the Jacobians; it is run in eval mode.
+    function : torch.nn.Module
+        What predicts, in eval mode: the network, or its linearization.
     rows : TaskRows
         Of which up to 1000 are taken.
     likelihood : {"gaussian", "categorical"}
@@ -126,7 +132,9 @@ def fisher_information(
             inputs = NetworkInputs.of(some.X, network)
             plan = plan or Plan.of(network, inputs, chosen)
             found = sweep(network, inputs, plan)
-            root = _root(found.outputs, some.known, likelihood)
+            with torch.no_grad():
+                outputs = evaluate(function, inputs)
+            root = _root(outputs, some.known, likelihood)
             for layer in found.layers:
                 squares = gauss_newton_diagonal(Outer.of(layer), root)
                 if isinstance(layer, AffineLayer):

@@ -43,7 +43,9 @@ class StoredDirections:
         self.parts: list[Part] = []
         #: For each addition: how many gradients, and the matrix that combines them or None.
         self._blocks: list[tuple[int, Tensor | None]] = []
+        #: Products of directions of unit length, and the inverses of their lengths.
         self._gram: Tensor | None = None
+        self._units: Tensor | None = None
         self._factor: CholeskyFactor | None = None
 
     def __len__(self) -> int:
@@ -87,12 +89,14 @@ class StoredDirections:
             own, cross = mixing.mT @ own @ mixing, cross @ mixing
         cross = self._mixed(cross)
         self._blocks = [*self._blocks, (n, mixing)]
-        if self._gram is None:
-            self._gram = own
+        units = own.diagonal().rsqrt()  # or one long gradient would hide the others from jitter
+        own = units[:, None] * own * units
+        if self._gram is None or self._units is None:
+            self._gram, self._units = own, units
         else:
-            self._gram = torch.cat(
-                [torch.cat([self._gram, cross], 1), torch.cat([cross.mT, own], 1)]
-            )
+            cross = self._units[:, None] * cross * units
+            upper, lower = torch.cat([self._gram, cross], 1), torch.cat([cross.mT, own], 1)
+            self._gram, self._units = torch.cat([upper, lower]), torch.cat([self._units, units])
         self._factor = cholesky(self._gram, 0.0)
 
     def dot(self, vector: Mapping[str, Tensor]) -> Tensor:
@@ -107,10 +111,10 @@ class StoredDirections:
         vector : dict of str to Tensor
             By the names of parameters.
         """
-        if self._factor is None:
+        if self._factor is None or self._units is None:
             return
-        u = self._factor.solve(self.dot(vector)[:, None])[:, 0]
-        u = self._unmixed(u)
+        u = self._factor.solve((self._units * self.dot(vector))[:, None])[:, 0]
+        u = self._unmixed(self._units * u)
         for part in self.parts:
             first = vector[part.names[0]]
             for name, value in part.combine(u.to(first)).items():

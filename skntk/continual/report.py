@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 from sklearn.base import clone, is_classifier
+from sklearn.utils import check_random_state
 
 from skntk.continual import metrics
 from skntk.continual.base import ContinualEstimator
@@ -37,7 +39,7 @@ class ContinualReport:
         Names of the tasks.
     scores : ndarray of shape (T, T)
         ``scores[i, j]`` is the test score on task j after task i was learnt: accuracy, or R². NaN
-        where a task has no outputs yet (``heads="multi"``).
+        where a task has no outputs yet (``heads="multi"``, or classes that are yet to come).
     baseline : ndarray of shape (T,)
         Test scores of the untrained network.
     distances : ndarray of shape (T,)
@@ -150,7 +152,7 @@ def evaluate(
     ((2, 2), True)
     """
     names = check_stream(tasks)
-    model = clone(estimator)
+    model = seeded_clone(estimator)
     multi = model.heads == "multi"
     columns: dict[str, list[float]] = {k: [] for k in ("distances", "losses", "memory", "seconds")}
     scores = np.full((len(tasks), len(tasks)), np.nan)
@@ -162,13 +164,14 @@ def evaluate(
         columns["memory"].append(model.memory_["bytes"])
         epochs = model.losses_[-1] if model.losses_ else []
         columns["losses"].append(epochs[-1] if epochs else np.nan)
-        for j, other in enumerate(tasks[: i + 1] if multi else tasks):
-            scores[i, j] = model.score(other.X_test, other.y_test, task=_if(multi, other.name))
+        for j, other in enumerate(tasks):
+            if j <= i or _has_outputs(model, other):
+                scores[i, j] = model.score(other.X_test, other.y_test, task=_if(multi, other.name))
     return ContinualReport(
         name=name or model.method,
         tasks=names,
         scores=scores,
-        baseline=_untrained(estimator, tasks),
+        baseline=_untrained(model, tasks),
         score_name="accuracy" if is_classifier(model) else "R²",
         estimator=model,
         **{k: np.array(v) for k, v in columns.items()},
@@ -184,6 +187,22 @@ def check_stream(tasks: Sequence[Task]) -> list[Hashable]:
     if twice:
         raise ValueError(f"tasks has the names {twice} twice; each task needs a name of its own.")
     return names
+
+
+def seeded_clone(estimator: ContinualEstimator) -> ContinualEstimator:
+    """Return a clone whose own clones have the same weights: its seed is an integer."""
+    model = clone(estimator)
+    if not isinstance(model.random_state, Integral) and model.checkpoint is None:
+        seed = int(check_random_state(model.random_state).randint(2**31 - 1))
+        model.set_params(random_state=seed)
+    return model
+
+
+def _has_outputs(model: Any, task: Task) -> bool:
+    """Whether a task that is yet to come could be predicted."""
+    if model.heads == "incremental":
+        return bool(np.isin(task.y_test, model.classes_).all())
+    return bool(model.heads == "single")
 
 
 def _if(multi: bool, name: str) -> str | None:

@@ -6,7 +6,8 @@ Fisher information) and change the rows, the gradient or the step with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,9 +18,29 @@ from skntk.continual.gradients import Part, stored_gradients
 from skntk.continual.penalties import QuadraticPenalty, fisher_information
 from skntk.continual.projection import StoredDirections
 from skntk.continual.tasks import TaskRows
+from skntk.finite import Centered, Linearized
 
 #: PCA-OGD looks for its directions in that many times as many gradients.
 _SAMPLED = 5
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A trained function.
+
+    Attributes
+    ----------
+    function : torch.nn.Module
+        In eval mode.
+    tangent : torch.nn.Module
+        The network whose Jacobian it has: itself, or that at which it is linearized.
+    weights : dict of str to Tensor
+        What was trained, by the names of the network's parameters.
+    """
+
+    function: nn.Module
+    tangent: nn.Module
+    weights: Mapping[str, Tensor]
 
 
 class Rule(Callback):
@@ -33,13 +54,13 @@ class Rule(Callback):
         """Return a batch with what the method adds to it."""
         return batch
 
-    def finish(self, network: nn.Module, rows: TaskRows, generator: Generator) -> None:
+    def finish(self, learnt: Learnt, rows: TaskRows, generator: Generator) -> None:
         """Keep something of a task that has been learnt.
 
         Parameters
         ----------
-        network : torch.nn.Module
-            Whose Jacobian the trained function has.
+        learnt : Learnt
+            The trained function.
         rows : TaskRows
             Of the task.
         generator : torch.Generator
@@ -56,9 +77,12 @@ class Rule(Callback):
 
 def trained_parameters(net: Any) -> dict[str, nn.Parameter]:
     """Parameters that a skorch net trains, by their names in the network."""
-    module = net.module_
-    module = getattr(module, "module", module) if hasattr(module, "anchor") else module
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+    return {n: p for n, p in network_of(net.module_).named_parameters() if p.requires_grad}
+
+
+def network_of(module: nn.Module) -> nn.Module:
+    """Return what holds the parameters that are trained."""
+    return module.module if isinstance(module, Linearized | Centered) else module
 
 
 class Projection(Rule):
@@ -86,15 +110,15 @@ class Projection(Rule):
                 p.grad = torch.zeros_like(p)
         self.stored.project({name: _gradient(p) for name, p in parameters.items()})
 
-    def finish(self, network: nn.Module, rows: TaskRows, generator: Generator) -> None:
+    def finish(self, learnt: Learnt, rows: TaskRows, generator: Generator) -> None:
         """Store gradients of random rows."""
         chosen = self._sampled(rows, self.memory_size, generator)
         if len(chosen):
-            self.stored.add(self._gradients(network, chosen))
+            self.stored.add(self._gradients(learnt, chosen))
 
-    def _gradients(self, network: nn.Module, rows: TaskRows) -> list[Part]:
+    def _gradients(self, learnt: Learnt, rows: TaskRows) -> list[Part]:
         picked = rows.labelled if self.labels else rows.known
-        return stored_gradients(network, rows.X, picked)
+        return stored_gradients(learnt.tangent, rows.X, picked, self.stored.parts)
 
     def rows(self, rows: TaskRows) -> TaskRows:
         """Refuse a memory that could hold no row, before anything is trained."""
@@ -150,7 +174,7 @@ class ProjectionPlus(Projection):
         super().__init__(memory_size, labels)
         self.rows_kept: list[TaskRows] = []
 
-    def finish(self, network: nn.Module, rows: TaskRows, generator: Generator) -> None:
+    def finish(self, learnt: Learnt, rows: TaskRows, generator: Generator) -> None:
         """Store gradients of rows of all tasks, and rows of this one."""
         n = rows_that_fit(rows, self.memory_size, self.labels)
         self.rows_kept = [*self.rows_kept, self._sampled(rows, self.memory_size, generator)]
@@ -160,7 +184,7 @@ class ProjectionPlus(Projection):
             at = torch.randperm(len(kept), generator=generator)
             some = kept[at if self.memory_size is None else at[:share]]
             if len(some):
-                self.stored.add(self._gradients(network, some))
+                self.stored.add(self._gradients(learnt, some))
 
     def grow(self, names: Sequence[str], n_new: int, fill: float) -> None:
         """As OGD; the rows have no more targets than they had."""
@@ -178,12 +202,12 @@ class ProjectionPlus(Projection):
 class PrincipalProjection(Projection):
     """PCA-OGD (Doan et al. 2021, algorithm 1): principal directions of more gradients."""
 
-    def finish(self, network: nn.Module, rows: TaskRows, generator: Generator) -> None:
+    def finish(self, learnt: Learnt, rows: TaskRows, generator: Generator) -> None:
         """Store the first directions of five times as many gradients."""
         more = None if self.memory_size is None else _SAMPLED * self.memory_size
         chosen = self._sampled(rows, more, generator)
         if len(chosen):
-            parts = self._gradients(network, chosen)
+            parts = self._gradients(learnt, chosen)
             count = len(parts[0]) if self.memory_size is None else self.memory_size
             self.stored.add(parts, n_components=count)
 
@@ -212,13 +236,16 @@ class Consolidation(Rule):
     def on_batch_end(self, net: Any, training: bool = True, **kwargs: Any) -> None:
         """Minimize the penalty and the distance from where the step has gone."""
         if training and self.penalty is not None:
-            rate = net.optimizer_.param_groups[0]["lr"]
+            group = net.optimizer_.param_groups[0]
+            rate = group["lr"] / (1 - group["momentum"])  # what a lasting gradient moves in a step
             self.penalty.step(trained_parameters(net), rate * self.strength)
 
-    def finish(self, network: nn.Module, rows: TaskRows, generator: Generator) -> None:
+    def finish(self, learnt: Learnt, rows: TaskRows, generator: Generator) -> None:
         """Add this task's Fisher information, at the weights it ends with."""
-        found = fisher_information(network, rows, self.likelihood, generator)
-        weights = {name: p for name, p in network.named_parameters() if name in found}
+        weights = learnt.weights
+        found = fisher_information(
+            learnt.tangent, learnt.function, rows, self.likelihood, generator
+        )
         if self.penalty is None:
             self.penalty = QuadraticPenalty.zero(weights)
         if self.decay is not None:
@@ -259,7 +286,7 @@ class Replay(Rule):
         some = self.memory[torch.randperm(len(self.memory))[: len(X)]]
         return torch.cat([X, some.X]), torch.cat([Y, some.Y])
 
-    def finish(self, network: nn.Module, rows: TaskRows, generator: Generator) -> None:
+    def finish(self, learnt: Learnt, rows: TaskRows, generator: Generator) -> None:
         """Keep random rows."""
         at = torch.randperm(len(rows), generator=generator)[: self.memory_size]
         self.memory = rows[at] if self.memory is None else self.memory + rows[at]

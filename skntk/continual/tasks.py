@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skntk.training.net import as_matrix
+
 
 @dataclass(frozen=True)
 class TaskRows:
@@ -71,7 +73,7 @@ class HeadSquaredError(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean over rows and outputs of half the squared error."""
         known = ~targets.isnan()
-        errors = (outputs.flatten(1) - targets.nan_to_num(0.0)) * known
+        errors = (as_matrix(outputs) - targets.nan_to_num(0.0)) * known
         return 0.5 * errors.square().sum() / known.sum()
 
 
@@ -81,6 +83,6 @@ class HeadCrossEntropy(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean over rows."""
         unknown = targets.isnan()
-        log_p = outputs.flatten(1).masked_fill(unknown, -math.inf).log_softmax(1)
+        log_p = as_matrix(outputs).masked_fill(unknown, -math.inf).log_softmax(1)
         log_p = log_p.masked_fill(unknown, 0.0)
         return -(targets.nan_to_num(0.0) * log_p).sum() / len(targets)

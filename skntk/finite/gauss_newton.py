@@ -35,7 +35,7 @@ class Outer:
         """Outer products where the layer has one position, else its Jacobian."""
         if not isinstance(layer, AffineLayer):
             (J,) = layer.jacobians().values()
-            return cls(J.flatten(2), None)
+            return cls(J.reshape(*J.shape[:2], -1), None)
         if layer.a.shape[1] > 1:
             return cls(per_row_products(layer.B, layer.columns()).flatten(2), None)
         B = layer.B[:, :, 0]

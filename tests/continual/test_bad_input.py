@@ -202,3 +202,55 @@ def test_images_and_frames():
     assert list(named.feature_names_in_) == list(frame.columns)
     with pytest.raises(ValueError, match="feature names"):
         named.partial_fit(frame[frame.columns[::-1]], y)
+
+
+def test_batchnorm_would_move_stored_outputs(tasks):
+    net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    for method in ("ogd", "ogd_plus", "pca_ogd"):
+        with pytest.raises(ValueError, match="BatchNorm1d at '1'"):
+            learnt(tasks, module=net, width=None, method=method)
+    assert learnt(tasks, module=net, width=None).tasks_ == ["a"]
+
+
+def test_axes_of_images_stay():
+    X, y = np.random.default_rng(0).standard_normal((8, 2, 4, 4)), np.arange(8) % 2
+    model = ContinualNTK("sgd", **SMALL).partial_fit(X, y)
+    for call in (model.predict, lambda Z: model.partial_fit(Z, y)):
+        with pytest.raises(ValueError, match=r"shape \(4, 4, 2\), but those of the first task had"):
+            call(np.moveaxis(X, 1, 3))
+    assert np.array_equal(model.predict(X), model.predict(X.reshape(8, -1)))
+
+
+def test_mup_cannot_grow(tasks):
+    model = learnt(tasks, parametrization="mup", heads="incremental")
+    with pytest.raises(ValueError, match="'mup' scales a layer by its number of outputs"):
+        model.partial_fit(tasks[1].X, tasks[1].y)
+
+
+def test_parameters_of_later_tasks(tasks):
+    """Those of the optimizer may change, others may not."""
+    model = learnt(tasks, heads="incremental")
+    model.set_params(learning_rate=0.02, max_epochs=4)
+    model.partial_fit(tasks[1].X, tasks[1].y)
+    assert model.learning_rates_[1] == 0.02
+    assert len(model.losses_[1]) == 4
+    for change in ({"method": "ewc"}, {"dtype": "float64"}, {"memory_size": 3}):
+        other = learnt(tasks, heads="incremental").set_params(**change)
+        with pytest.raises(ValueError, match=f"{next(iter(change))} cannot change from task to"):
+            other.partial_fit(tasks[1].X, tasks[1].y)
+        other.fit(tasks[1].X, tasks[1].y)
+
+
+def test_labels_of_other_kinds(tasks):
+    model = learnt(tasks, heads="incremental")
+    with pytest.raises(ValueError, match="name all classes by strings, or all by numbers"):
+        model.partial_fit(tasks[1].X, np.where(tasks[1].y > 2, "a", "b"))
+    with pytest.raises(ValueError, match="name classes by numbers or strings"):
+        learnt(tasks).fit(tasks[0].X, tasks[0].y.astype("datetime64[D]"))
+
+
+@pytest.mark.parametrize("n_components", [0, -1, 1.5])
+def test_components(tasks, n_components):
+    model = ContinualNTK("sgd", loss="squared", heads="incremental", **SMALL)
+    with pytest.raises(ValueError, match="n_components"):
+        forgetting_report(model, tasks, n_components=n_components)

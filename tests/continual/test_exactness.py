@@ -154,6 +154,28 @@ def test_predicted_drift_is_the_drift(kind, seed):
         assert (found.table["relative error"] < 1e-8).all()
 
 
+def test_predicted_drift_of_frozen_networks(seed):
+    """Parameters that are not trained are no part of the kernel."""
+    first = torch.nn.Linear(5, 9).requires_grad_(False)
+    module = torch.nn.Sequential(first, torch.nn.Tanh(), torch.nn.Linear(9, 2))
+    params = LAZY | {"regime": "full", "width": None, "module": module, "max_epochs": 5}
+    for outputs in ("trace", "full"):
+        model = ContinualNTKRegressor("sgd", outputs=outputs, **params)
+        assert (forgetting_report(model, regression(seed)).table["relative error"] < 1e-8).all()
+
+
+@pytest.mark.parametrize("params", [{}, {"training_time": 1e4}])
+def test_stored_rows_that_return_move_nothing(params, seed):
+    """Closed-form orthogonal gradient descent without a ridge: nothing is left to learn."""
+    (task,) = regression(seed, n_tasks=1)
+    model = ContinualNTKRegressor("ogd", width=np.inf, memory_size=None, alpha=0.0, **params)
+    model.fit(task.X, task.y)
+    before = model.predict(task.X_test)
+    model.partial_fit(task.X, -task.y)
+    assert difference(model.predict(task.X_test), before) < 1e-6
+    assert model.distances_[1] == pytest.approx(model.distances_[0], rel=1e-6)
+
+
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("outputs", ["trace", "full"])
 def test_predicted_drift_with_heads(heads, outputs, seed):

@@ -131,6 +131,13 @@ def test_copies_and_zeros_do_no_harm(seed):
     once.project(one)
     twice.project(two)
     assert len(once) == 4
+    large = StoredDirections()  # a copy among rows of another size hides nothing
+    large.add(stored_gradients(net, X[:1], which[:1]))
+    large.add(stored_gradients(net, 1e6 * X[[1, 1]], which[:2]))
+    v = random_vector(net)
+    size = float(v["weight"].norm() * X[0].norm())
+    large.project(v)
+    assert float((v["weight"] @ X[0]).abs().max()) < 1e-8 * size
     assert difference(two["weight"], one["weight"]) < 1e-7
 
 

@@ -86,7 +86,7 @@ def test_fisher_information_is_the_diagonal(kind, likelihood, seed):
     Y = torch.zeros(len(X), 5, dtype=torch.float64)
     Y[::2, 3:] = torch.nan  # rows of two heads
     Y[1::2, :2] = torch.nan
-    found = fisher_information(net, TaskRows(X, Y), likelihood, torch.Generator())
+    found = fisher_information(net, net, TaskRows(X, Y), likelihood, torch.Generator())
     known = ~Y.isnan()
     J = jacobians(net, X)
     if likelihood == "categorical":
@@ -279,3 +279,101 @@ def test_dropout_is_for_training_alone(seed):
     assert any(isinstance(m, nn.Dropout) for m in model.module_.modules())
     assert model.learning_rates_ == pytest.approx([0.1, 0.08])
     assert np.array_equal(model.predict_proba(tasks[0].X), model.predict_proba(tasks[0].X))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.8])
+@pytest.mark.parametrize("regime", ["full", "linearized"])
+def test_consolidation_ends_where_the_loss_and_the_penalty_balance(regime, momentum, seed):
+    """Whatever the momentum; the anchor is what was trained, in the linearized network too."""
+    tasks = regression(seed, n_tasks=2, n=12, d=3, k=1)
+    model = ContinualNTKRegressor(
+        "ewc", depth=0, regime=regime, penalty=0.5, momentum=momentum, batch_size=None,
+        max_epochs=400, dtype="float64", random_state=seed,
+    )  # fmt: skip
+    learnt(model, tasks[:1])
+    rule = model._learnt.learner.rule
+    assert difference(torch.cat([c.flatten() for c in rule.penalty.centre.values()]),
+                      trained(model)) == 0  # fmt: skip
+    model.partial_fit(tasks[1].X, tasks[1].y)
+    net = copy.deepcopy(model._learnt.learner._tangent())
+    for (_, p), value in zip(net.named_parameters(), split(trained(model), net), strict=True):
+        p.data = value
+    X, Y = model._encoded(tasks[1].X, tasks[1].y, "t1")[:2]
+    HeadSquaredError()(net(X), Y).backward()  # of a linear network, which is its linearization
+    for name, p in net.named_parameters():
+        pull = 0.5 * rule.penalty.curvature[name] * (p.detach() - rule.penalty.centre[name])
+        assert difference(p.grad, -pull) < 1e-3
+
+
+def trained(model):
+    module = model.module_
+    module = getattr(module, "module", module)
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def split(flat, net):
+    sizes = [p.numel() for p in net.parameters()]
+    return [v.view(p.shape) for v, p in zip(flat.split(sizes), net.parameters(), strict=True)]
+
+
+class Odd(nn.Module):
+    """A parameter without axes, and an output without the last one."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.layer = nn.Parameter(torch.ones(())), nn.Linear(5, 1)
+
+    def forward(self, x):
+        return (self.scale * self.layer(x)).squeeze(-1)
+
+
+class Positions(nn.Module):
+    """A readout at several positions, whose mean is the output."""
+
+    def __init__(self, k=2):
+        super().__init__()
+        self.first, self.readout = nn.Linear(1, 10), nn.Linear(10, k)
+
+    def forward(self, x):
+        return self.readout(self.first(x[:, :, None]).tanh()).mean(1)
+
+
+@pytest.mark.parametrize("method", [*PROJECTIONS, "ewc", "replay", "joint", "sgd"])
+def test_odd_modules(method, seed):
+    params = {**SMALL, "width": None}
+    for task in regression(seed, k=1):
+        model = ContinualNTKRegressor(method, module=Odd(), **params)
+        model.partial_fit(task.X, task.y).partial_fit(task.X[::-1], task.y)
+        assert np.isfinite(model.predict(task.X)).all()
+    growing = ContinualNTK(method, module=Positions(), heads="incremental", **params)
+    for task in learnt(growing, classes(seed, per_task=2)).tasks_:
+        assert growing.predict(np.zeros((1, 5)), task=task).shape == (1,)
+
+
+def test_joint_training_starts_with_the_first_buffers(seed):
+    tasks = classes(seed, n_tasks=2, n=8, shared=True)
+    net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
+    model = learnt(ContinualNTK("joint", module=net, **SMALL | {"width": None}), tasks)
+    assert int(model.module_[1].num_batches_tracked) == 3 * 4  # of the second training alone
+
+
+def test_automatic_rate_knows_of_replayed_rows(seed):
+    tasks = regression(seed, n_tasks=2)
+    model = ContinualNTKRegressor("replay", **SMALL | {"max_epochs": 30})
+    model.partial_fit(10 * tasks[0].X, tasks[0].y).partial_fit(tasks[1].X, tasks[1].y)
+    assert model.learning_rates_[1] < 10 * model.learning_rates_[0]
+
+
+def test_evaluation_of_untrained_networks(seed):
+    """Without training all scores are the baseline's, whatever the seed."""
+    from skntk.continual import evaluate
+
+    tasks = classes(seed, shared=True)
+    params = {**SMALL, "max_epochs": 0, "random_state": None, "learning_rate": 1.0}
+    report = evaluate(ContinualNTK("sgd", **params), tasks)
+    assert (report.scores == report.baseline).all()
+    assert report.forward_transfer == report.average_forgetting == 0.0
+    later = evaluate(ContinualNTK("replay", heads="incremental", **SMALL), classes(seed))
+    assert np.isnan(later.forward_transfer)
+    assert np.isnan(later.scores[0, 1])
+    assert np.isfinite(later.average_forgetting)

@@ -119,3 +119,59 @@ def test_reproducible_and_torch_state_is_left(seed):
         assert torch.equal(torch.rand(1), expected)
         found.append(state(model))
     assert torch.equal(*found)
+
+
+def test_checkpoints_know_the_module(tmp_path):
+    """What is frozen, and plain attributes; whatever the first task was."""
+    tasks = classes(0, n_tasks=3, shared=True)
+
+    def net(k=None, frozen=False):
+        made = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.PReLU(), torch.nn.Linear(4, 2))
+        made[1].init = k
+        made[0].requires_grad_(not frozen)
+        return made
+
+    torch.manual_seed(0)
+    first = net(1.0)
+    params = {**SMALL, "width": None, "checkpoint": tmp_path / "a"}
+    ContinualNTK("sgd", module=first, **params).fit(tasks[0].X, tasks[0].y)
+    for change in ({"k": 2.0}, {"k": 1.0, "frozen": True}):
+        other = net(**change)
+        other.load_state_dict(first.state_dict())
+        with pytest.raises(ValueError, match="belongs to other"):
+            ContinualNTK("sgd", module=other, **params).fit(tasks[0].X, tasks[0].y)
+    for i, start in enumerate(tasks[:2]):
+        model = ContinualNTK("sgd", **SMALL).fit(start.X, start.y)
+        model.set_params(checkpoint=tmp_path / "b")
+        if i:
+            with pytest.raises(ValueError, match="belongs to other"):
+                model.partial_fit(tasks[2].X, tasks[2].y)
+        else:
+            model.partial_fit(tasks[2].X, tasks[2].y)
+
+
+def test_same_numbers_are_the_same_checkpoint(tmp_path):
+    import pandas as pd
+
+    task = classes(0, n_tasks=1)[0]
+    params = {**SMALL, "checkpoint": tmp_path}
+    one = ContinualNTK("sgd", momentum=0.9, **params).fit(task.X, task.y)
+    frame = pd.DataFrame(task.X)
+    two = ContinualNTK("sgd", momentum=np.float64(0.9), **params).fit(frame, task.y)
+    assert torch.equal(state(one), state(two))
+
+
+def test_what_a_checkpoint_cannot_hold(tmp_path):
+    task = classes(0, n_tasks=1)[0]
+
+    class Local(torch.nn.Linear):
+        pass
+
+    params = {**SMALL, "width": None, "checkpoint": tmp_path}
+    model = ContinualNTK("sgd", module=Local(5, 2), **params)
+    with pytest.raises(ValueError, match="does not pickle"):
+        model.fit(task.X, task.y)
+    assert not hasattr(model, "_learnt")
+    with pytest.raises(ValueError, match="needs random_state to be an integer"):
+        ContinualNTK("sgd", **SMALL | {"random_state": np.random.RandomState(0)},
+                     checkpoint=tmp_path).fit(task.X, task.y)  # fmt: skip
