@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import pickle
 from collections.abc import Hashable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -19,6 +18,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from skntk.continual.checkpoints import (
+    check_pickles,
+    described,
+    read_checkpoint,
+    write_checkpoint,
+)
 from skntk.continual.heads import Heads
 from skntk.continual.kernel_learner import KernelLearner
 from skntk.continual.kernels import FiniteTaskKernel, InfiniteTaskKernel
@@ -38,7 +43,6 @@ from skntk.core import (
     format_bytes,
     resolve_device,
     resolve_dtype,
-    write_atomically,
 )
 from skntk.finite import Centered, linearize
 from skntk.finite.network import check_module
@@ -56,8 +60,6 @@ PROJECTIONS = {"ogd": Projection, "ogd_plus": ProjectionPlus, "pca_ogd": Princip
 METHODS = ("sgd", "stable_sgd", *PROJECTIONS, "ewc", "online_ewc", "replay", "joint")
 #: Methods that have a closed form in the kernel regime.
 CLOSED = ("sgd", "ogd", "joint")
-#: Attributes of modules that say what they compute.
-_PLAIN = (bool, int, float, str, tuple, type(None))
 #: Hidden units of the default network.
 _WIDTH = 512
 
@@ -99,7 +101,7 @@ class Learnt:
 #: Parameters that may change from task to task.
 _FREE = frozenset(
     ("learning_rate", "momentum", "max_epochs", "tol", "batch_size", "checkpoint", "verbose",
-     "random_state", "device", "n_jobs")
+     "random_state", "device")
 )  # fmt: skip
 
 
@@ -231,12 +233,12 @@ class ContinualEstimator(ModuleParams):
                 return
         seed, learner = self._prepared(X, heads)
         if path is not None:
-            _check_pickles(learner)
+            check_pickles(learner)
         learner.learn(TaskRows(X, Y), _task_seed(seed, count, 1))
         distances = (*(before.distances if before else ()), learner.distance())
         learnt = Learnt(heads, learner, units or {}, seed, count + 1, mark, params, distances)
         if path is not None:
-            write_atomically(path, pickle.dumps({"mark": mark, "learnt": learnt}))
+            write_checkpoint(path, mark, learnt)
         self._learnt = learnt
         if self.verbose:
             kept = self.memory_
@@ -251,9 +253,9 @@ class ContinualEstimator(ModuleParams):
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             return seed, self._learner_for(X, heads.n_outputs, seed)
         before = self._learnt
-        if isinstance(before.learner, NetworkLearner):  # what may change from task to task
-            before.learner.training = self._training(before.learner.training.device)
         learner, n_new = copy.deepcopy(before.learner), heads.n_outputs - before.heads.n_outputs
+        if isinstance(learner, NetworkLearner):  # what may change from task to task
+            learner.training = self._training(learner.training.device)
         if n_new:
             fill = 0.0 if heads.kind == "incremental" else math.nan
             learner.grow(X, n_new, _task_seed(before.seed, before.count, 0), fill)
@@ -349,13 +351,13 @@ class ContinualEstimator(ModuleParams):
     def _mark(self, chain: str, X: Tensor, Y: Tensor, heads: Heads) -> str:
         """What a checkpoint must agree in: parameters, and all tasks so far."""
         free = {"checkpoint", "verbose", "device"}
-        params = {k: _described(v) for k, v in self.get_params().items() if k not in free}
+        params = {k: described(v) for k, v in self.get_params().items() if k not in free}
         arrays = [t.detach().cpu().numpy() for t in (X, Y)]
         return joblib.hash([chain, sorted(params.items()), arrays, repr(heads)])
 
     def _settled_params(self) -> dict[str, str]:
         """Parameters that cannot change from task to task."""
-        return {k: _described(v) for k, v in self.get_params().items() if k not in _FREE}
+        return {k: described(v) for k, v in self.get_params().items() if k not in _FREE}
 
     def _check_params(self) -> None:
         """Refuse parameters that were others at the first task."""
@@ -427,58 +429,6 @@ class ContinualEstimator(ModuleParams):
 def _task_seed(seed: int, task: int, purpose: int) -> int:
     """Seed of one task, for one purpose."""
     return int(np.random.SeedSequence([seed, task, purpose]).generate_state(1)[0])
-
-
-def read_checkpoint(path: Path, mark: str) -> Learnt | None:
-    """Return what a checkpoint holds; None without one.
-
-    Raises
-    ------
-    ValueError
-        If the file is no checkpoint, or that of another stream.
-    """
-    if not path.exists():
-        return None
-    try:
-        kept = pickle.loads(path.read_bytes())
-        found, learnt = kept["mark"], kept["learnt"]
-    except Exception as error:
-        raise ValueError(
-            f"checkpoint {str(path)!r} cannot be read as one ({error}); delete it, or pass another "
-            "directory."
-        ) from error
-    if found != mark:
-        raise ValueError(
-            f"checkpoint {str(path)!r} belongs to other parameters or other tasks; delete its "
-            "directory to start anew, or pass another."
-        )
-    return learnt
-
-
-def _described(value: Any) -> str:
-    """Text that two values share if they mean the same; of a module, with all that it holds."""
-    if isinstance(value, Real) and not isinstance(value, bool):
-        return repr(float(value))
-    if not isinstance(value, nn.Module):
-        return repr(value)
-    parts: list[Any] = [repr(value)]
-    for path, layer in value.named_modules():
-        plain = {k: v for k, v in vars(layer).items() if isinstance(v, _PLAIN)}
-        parts.append((path, f"{type(layer).__module__}.{type(layer).__qualname__}", repr(plain)))
-    parts += [(n, p.requires_grad) for n, p in value.named_parameters()]
-    arrays = [t.detach().cpu().numpy() for t in value.state_dict().values()]
-    return str(joblib.hash([parts, arrays]))
-
-
-def _check_pickles(learner: Any) -> None:
-    """Refuse, before anything is trained, what a checkpoint could not hold."""
-    try:
-        pickle.dumps(learner)
-    except Exception as error:
-        raise ValueError(
-            f"checkpoint cannot hold the module, which does not pickle ({error}): define its class "
-            "and functions at the top of a file, or pass checkpoint=None."
-        ) from error
 
 
 def _with_dropout(module: nn.Sequential, p: float) -> nn.Sequential:

@@ -1,0 +1,83 @@
+"""Files that hold what was learnt, and what two runs must agree in to share them."""
+
+from __future__ import annotations
+
+import pickle
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import joblib
+from torch import nn
+
+from skntk.core import write_atomically
+
+#: Attributes of modules that say what they compute.
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+def write_checkpoint(path: Path, mark: str, state: Any) -> None:
+    """Replace a file in one step.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    mark : str
+        Of the parameters and the tasks that the state is of.
+    state : object
+        What is kept.
+    """
+    write_atomically(path, pickle.dumps({"mark": mark, "state": state}))
+
+
+def read_checkpoint(path: Path, mark: str) -> Any:
+    """Return the state that a checkpoint holds; None without one.
+
+    Raises
+    ------
+    ValueError
+        If the file is no checkpoint, or that of another stream.
+    """
+    if not path.exists():
+        return None
+    try:
+        kept = pickle.loads(path.read_bytes())
+        found, state = kept["mark"], kept["state"]
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint {str(path)!r} cannot be read as one ({error}); delete it, or pass another "
+            "directory."
+        ) from error
+    if found != mark:
+        raise ValueError(
+            f"checkpoint {str(path)!r} belongs to other parameters or other tasks; delete its "
+            "directory to start anew, or pass another."
+        )
+    return state
+
+
+def described(value: Any) -> str:
+    """Text that two values share if they mean the same; of a module, with all that it holds."""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return repr(float(value))
+    if not isinstance(value, nn.Module):
+        return repr(value)
+    parts: list[Any] = [repr(value)]
+    for path, layer in value.named_modules():
+        plain = {k: v for k, v in vars(layer).items() if isinstance(v, _PLAIN)}
+        parts.append((path, f"{type(layer).__module__}.{type(layer).__qualname__}", repr(plain)))
+    parts += [(n, p.requires_grad) for n, p in value.named_parameters()]
+    arrays = [t.detach().cpu().numpy() for t in value.state_dict().values()]
+    return str(joblib.hash([parts, arrays]))
+
+
+def check_pickles(learner: Any) -> None:
+    """Refuse, before anything is trained, what a checkpoint could not hold."""
+    try:
+        pickle.dumps(learner)
+    except Exception as error:
+        raise ValueError(
+            f"checkpoint cannot hold the module, which does not pickle ({error}): define its class "
+            "and functions at the top of a file, or pass checkpoint=None."
+        ) from error
