@@ -47,7 +47,7 @@ network = {"width": 100, "max_epochs": 8, "random_state": SEED}
 methods = {
     "plain": {"method": "sgd"},
     "OGD": {"method": "ogd", "memory_size": 100},
-    "EWC": {"method": "ewc", "penalty": 300.0},
+    "EWC": {"method": "ewc", "penalty": 30.0},
     "replay": {"method": "replay", "memory_size": 100},
     "joint": {"method": "joint"},
 }

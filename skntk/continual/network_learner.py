@@ -143,6 +143,7 @@ class NetworkLearner:
             with interrupts_kept():
                 net.fit(trained.X, trained.Y)
         self.module = net.module_.eval()
+        self.module.zero_grad()  # which takes as much memory as the weights
         if not torch.isfinite(self.outputs(rows.X)).all():
             raise TrainingDivergedError(
                 "the outputs of the trained network are not finite, with "
