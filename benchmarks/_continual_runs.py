@@ -29,7 +29,7 @@ CLOSED = ("sgd", "ogd", "joint")
 LENGTHS = {"brief": (5, 0.0, 0.0), "converged": (100, 0.05, 0.9)}
 #: Rows of a step and its rate, for every width in the NTK parametrization; and the rate in the
 #: standard one, where the tangent kernel grows with the width.
-BATCH, RATE, STANDARD_RATE = 64, 2.0, 0.02
+BATCH, RATE, STANDARD_RATE = 128, 3.0, 0.03
 TEST = 0.2
 #: Of the infinitely wide network's orthogonal gradient descent: rows times outputs.
 STORED_ROWS = 200
