@@ -41,7 +41,8 @@ print(len(tasks[0].X), "training rows a task:", ", ".join(task.name for task in 
 # -----------
 # One network, one training, and 100 gradients or rows of each task where something is stored. The
 # strength of EWC's penalty is a compromise: with more of it less is forgotten, and less is learnt.
-# Replay does as well as OGD in less memory; OGD keeps no rows, which may not be allowed.
+# Replay does nearly as well as OGD in far less memory; most of OGD's is the Gram matrix of its
+# gradients.
 
 network = {"width": 100, "max_epochs": 8, "random_state": SEED}
 methods = {
@@ -77,7 +78,7 @@ plt.show()
 # OGD ends in the function that training on all rows at once gives, the one of least norm that
 # passes through all targets. With a part of them it keeps most of that.
 
-limit = {"width": np.inf, "alpha": 0.0}
+limit = {"width": np.inf, "alpha": 1e-8}
 forms = {
     "plain": {"method": "sgd"},
     "OGD, 500 gradients": {"method": "ogd", "memory_size": 500},
@@ -110,7 +111,7 @@ assert table["memory, MiB"]["replay"] < 0.1 * table["memory, MiB"]["OGD"]
 X = np.concatenate([task.X_test for task in tasks])
 both = [closed[name].estimator.predict_proba(X) for name in ("OGD, all gradients", "joint")]
 print(f"largest difference of the probabilities {np.abs(both[0] - both[1]).max():.1e}")
-np.testing.assert_allclose(*both, atol=1e-3)
+np.testing.assert_allclose(*both, atol=1e-5)
 kept = exact["average forgetting"]
 assert kept["OGD, all gradients"] < 0.01 < kept["plain"]
 assert kept["OGD, 500 gradients"] < 0.3 * kept["plain"]
