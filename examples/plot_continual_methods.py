@@ -41,8 +41,7 @@ print(len(tasks[0].X), "training rows a task:", ", ".join(task.name for task in 
 # -----------
 # One network, one training, and 100 gradients or rows of each task where something is stored. The
 # strength of EWC's penalty is a compromise: with more of it less is forgotten, and less is learnt.
-# Replay does nearly as well as OGD in far less memory; most of OGD's is the Gram matrix of its
-# gradients.
+# Replay does best here, in little memory; most of OGD's is the Gram matrix of its gradients.
 
 network = {"width": 100, "max_epochs": 8, "random_state": SEED}
 methods = {
@@ -100,9 +99,8 @@ print(exact[columns].round(3).to_string())
 score, forgetting = table["average score"], table["average forgetting"]
 for name in ("OGD", "EWC", "replay"):
     assert forgetting[name] < 0.6 * forgetting["plain"]
-    assert score["plain"] + 0.05 < score[name] < score["joint"]
-assert min(score["OGD"], score["replay"]) > score["EWC"] + 0.02
-assert abs(score["OGD"] - score["replay"]) < 0.05
+    assert score["plain"] + 0.05 < score[name] < score["joint"] + 0.01
+assert score["replay"] > max(score["OGD"], score["EWC"]) + 0.02
 assert table["memory, MiB"]["replay"] < 0.1 * table["memory, MiB"]["OGD"]
 
 # %%

@@ -223,11 +223,12 @@ class ContinualEstimator(ModuleParams):
         before: Learnt | None = self._learnt if self.__sklearn_is_fitted__() else None
         count = before.count if before else 0
         path, params = None, before.params if before else self._settled_params()
-        mark = self._mark(before.mark if before else "", X, Y, heads)
+        described_now = self._described_params()
+        mark = _mark(before.mark if before else "", described_now, X, Y, heads)
         if self.checkpoint is not None:
             path = Path(self.checkpoint).absolute() / f"task-{count:03d}.pkl"
             check_writable(path, "checkpoint")
-            found = read_checkpoint(path, mark)
+            found = read_checkpoint(path, mark, described_now)
             if found is not None:
                 self._learnt: Learnt = found
                 return
@@ -238,7 +239,7 @@ class ContinualEstimator(ModuleParams):
         distances = (*(before.distances if before else ()), learner.distance())
         learnt = Learnt(heads, learner, units or {}, seed, count + 1, mark, params, distances)
         if path is not None:
-            write_checkpoint(path, mark, learnt)
+            write_checkpoint(path, mark, described_now, learnt)
         self._learnt = learnt
         if self.verbose:
             kept = self.memory_
@@ -348,12 +349,10 @@ class ContinualEstimator(ModuleParams):
 
     # Checkpoints
 
-    def _mark(self, chain: str, X: Tensor, Y: Tensor, heads: Heads) -> str:
-        """What a checkpoint must agree in: parameters, and all tasks so far."""
+    def _described_params(self) -> dict[str, str]:
+        """Parameters that a checkpoint must agree in."""
         free = {"checkpoint", "verbose", "device"}
-        params = {k: described(v) for k, v in self.get_params().items() if k not in free}
-        arrays = [t.detach().cpu().numpy() for t in (X, Y)]
-        return joblib.hash([chain, sorted(params.items()), arrays, repr(heads)])
+        return {k: described(v) for k, v in self.get_params().items() if k not in free}
 
     def _settled_params(self) -> dict[str, str]:
         """Parameters that cannot change from task to task."""
@@ -424,6 +423,12 @@ class ContinualEstimator(ModuleParams):
         tags.input_tags.sparse = False
         tags.non_deterministic = False
         return tags
+
+
+def _mark(chain: str, params: dict[str, str], X: Tensor, Y: Tensor, heads: Heads) -> str:
+    """What a checkpoint must agree in: parameters, and all tasks so far."""
+    arrays = [t.detach().cpu().numpy() for t in (X, Y)]
+    return str(joblib.hash([chain, sorted(params.items()), arrays, repr(heads)]))
 
 
 def _task_seed(seed: int, task: int, purpose: int) -> int:

@@ -16,7 +16,7 @@ from skntk.core import write_atomically
 _PLAIN = (bool, int, float, str, tuple, type(None))
 
 
-def write_checkpoint(path: Path, mark: str, state: Any) -> None:
+def write_checkpoint(path: Path, mark: str, params: dict[str, str], state: Any) -> None:
     """Replace a file in one step.
 
     Parameters
@@ -25,13 +25,15 @@ def write_checkpoint(path: Path, mark: str, state: Any) -> None:
         The file.
     mark : str
         Of the parameters and the tasks that the state is of.
+    params : dict of str to str
+        The parameters, described.
     state : object
         What is kept.
     """
-    write_atomically(path, pickle.dumps({"mark": mark, "state": state}))
+    write_atomically(path, pickle.dumps({"mark": mark, "params": params, "state": state}))
 
 
-def read_checkpoint(path: Path, mark: str) -> Any:
+def read_checkpoint(path: Path, mark: str, params: dict[str, str]) -> Any:
     """Return the state that a checkpoint holds; None without one.
 
     Raises
@@ -43,16 +45,18 @@ def read_checkpoint(path: Path, mark: str) -> Any:
         return None
     try:
         kept = pickle.loads(path.read_bytes())
-        found, state = kept["mark"], kept["state"]
+        found, others, state = kept["mark"], kept["params"], kept["state"]
     except Exception as error:
         raise ValueError(
             f"checkpoint {str(path)!r} cannot be read as one ({error}); delete it, or pass another "
             "directory."
         ) from error
     if found != mark:
+        changed = sorted(k for k in {*params, *others} if params.get(k) != others.get(k))
+        what = f"another value of {', '.join(changed)}" if changed else "other tasks"
         raise ValueError(
-            f"checkpoint {str(path)!r} belongs to other parameters or other tasks; delete its "
-            "directory to start anew, or pass another."
+            f"checkpoint {str(path)!r} belongs to {what}; delete its directory to start anew, or "
+            "pass another."
         )
     return state
 

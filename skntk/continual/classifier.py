@@ -75,8 +75,8 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         Of a softmax of the outputs; or half the mean squared distance from one-hot labels, which is
         what kernel theory speaks of. In closed form always squared.
     learning_rate : float or "auto", default="auto"
-        Of gradient descent; "auto" is the inverse of the largest curvature of a batch's loss at the
-        start of each task, from the empirical NTK.
+        Of gradient descent; "auto" is the inverse of the largest curvature of a batch's loss, for
+        the rows of each task, from the empirical NTK at initialization.
     momentum : float, default=0.9
         In [0, 1); starts anew with each task.
     max_epochs : int, default=10
@@ -398,7 +398,7 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         return outputs[:, np.argsort(self._labels(task))]
 
     def score(
-        self, X: Any, y: Any, sample_weight: Any = None, task: Hashable | None = None
+        self, X: Any, y: Any, task: Hashable | None = None, sample_weight: Any = None
     ) -> float:
         """Return the accuracy on rows of a task.
 

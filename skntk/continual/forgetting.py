@@ -30,7 +30,8 @@ class ForgettingReport:
     table : pandas.DataFrame
         For each task but the last, at its training rows: the root mean square of the drift of the
         outputs since it was learnt, and the increase of its loss (mean of half the squared error);
-        predicted and observed, and the relative error of the predicted drift.
+        predicted and observed. The relative error is the root mean square of the difference of
+        predicted and observed drift, over that of the observed one.
     estimator : ContinualNTK or ContinualNTKRegressor
         After the last task.
     """
@@ -65,8 +66,8 @@ def forgetting_report(
     Parameters
     ----------
     estimator : ContinualNTK or ContinualNTKRegressor
-        With ``method="sgd"`` and squared loss; a clone of it learns. Momentum counts as a rate that
-        is 1 / (1 - momentum) times as large. Its parameter `outputs` says which kernel is meant.
+        With ``method="sgd"`` and squared loss; a clone of it learns. Its parameter `outputs` says
+        which kernel is meant: "full" is that of training, "trace" takes outputs for independent.
     tasks : sequence of skntk.datasets.StreamTask
         The stream; test rows are not used.
     n_components : int, optional
@@ -79,7 +80,8 @@ def forgetting_report(
     Raises
     ------
     ValueError
-        If the method or the loss is another.
+        If the method or the loss is another; if heads are of one network, and the kernel does not
+        know of it.
     MemoryBudgetError
         If the kernels between all tasks do not fit in memory.
 
@@ -100,13 +102,19 @@ def forgetting_report(
     >>> bool((report.table["relative error"] < 1e-8).all())
     True
     """
-    names = check_stream(tasks)
+    tasks = list(tasks)
+    names = check_stream(estimator, tasks)
     model = seeded_clone(estimator)
     if model.method != "sgd" or (not model._closed and model._loss != "squared"):
         raise ValueError(
             f"method={model.method!r} with loss={getattr(model, 'loss', 'squared')!r}: the "
             "prediction is that of plain training on squared loss; pass method='sgd' and "
             "loss='squared'."
+        )
+    if model.heads == "multi" and model.outputs == "trace" and not model._closed:
+        raise ValueError(
+            "outputs='trace' takes the outputs of different heads for independent, and would "
+            "predict that heads='multi' forgets nothing; pass outputs='full'."
         )
     seen = []
     for i, task in enumerate(tasks):

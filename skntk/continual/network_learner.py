@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from skntk.continual.kernels import FiniteTaskKernel
 from skntk.continual.overlap import Share
 from skntk.continual.rules import Learnt, Rule, network_of, trained_parameters
 from skntk.continual.tasks import HeadCrossEntropy, HeadSquaredError, TaskRows
-from skntk.core import TrainingDivergedError
+from skntk.core import SkntkWarning, TrainingDivergedError
 from skntk.finite import Linearized
 from skntk.training.net import (
     Divergence,
@@ -80,8 +81,8 @@ class NetworkLearner:
     ----------
     losses : list of list of float
         Mean training loss of each epoch of each task.
-    rates : list of float
-        Learning rate of each task.
+    rates, momenta : list of float
+        Learning rate and momentum of each task.
     steps : list of int
         Steps of gradient descent of each task.
     """
@@ -91,6 +92,7 @@ class NetworkLearner:
         self._start = copy.deepcopy(network_of(module)).requires_grad_(False)
         self.losses: list[list[float]] = []
         self.rates: list[float] = []
+        self.momenta: list[float] = []
         self.steps: list[int] = []
 
     def grow(self, X: Tensor, n_new: int, seed: int, fill: float) -> None:
@@ -151,6 +153,7 @@ class NetworkLearner:
             )
         self.losses.append([float(epoch["train_loss"]) for epoch in net.history])
         self.rates.append(rate)
+        self.momenta.append(t.momentum)
         self.steps.append(len(net.history) * -(-len(trained) // size))
         learnt = Learnt(self.module, self._tangent(), trained_parameters(net))
         self.rule.finish(learnt, rows, generator)
@@ -158,7 +161,11 @@ class NetworkLearner:
     def _rate(
         self, rows: TaskRows, batch_size: int, generator: torch.Generator, seed: int
     ) -> float:
-        """Learning rate of the task that comes, from rows that batches are made of."""
+        """Learning rate of the task that comes, from rows that batches are made of.
+
+        By the kernel at the start: that of a trained network is larger, but the curvature of its
+        loss is not.
+        """
         rate = self.training.learning_rate
         if rate == "auto":
             mixed = rows[torch.randperm(len(rows), generator=generator)]
@@ -166,7 +173,7 @@ class NetworkLearner:
                 X, Y = self.rule.collate((mixed.X, mixed.Y))
                 again = torch.randperm(len(X))
             rate = stable_rate(
-                self._tangent(),
+                self._initial(),
                 X[again],
                 batch_size,
                 categorical=self.training.loss == "cross_entropy",
@@ -196,15 +203,22 @@ class NetworkLearner:
         squares = [(p.detach() - start[name]).double().square().sum() for name, p in trained]
         return float(sum(squares)) ** 0.5
 
-    def kernel(self, outputs: str) -> FiniteTaskKernel:
-        """Return the empirical NTK at the start, for all outputs that there are now."""
+    def _initial(self) -> nn.Module:
+        """Return the network at its start, with all outputs that there are now."""
         start = copy.deepcopy(self._start)
         for name, p in network_of(self.module).named_parameters():
             start.get_parameter(name).requires_grad_(p.requires_grad)
-        return FiniteTaskKernel(start, outputs, centered=True)
+        return start
+
+    def kernel(self, outputs: str) -> FiniteTaskKernel:
+        """Return the empirical NTK at the start, for all outputs that there are now."""
+        return FiniteTaskKernel(self._initial(), outputs, centered=True)
 
     def learnt_share(self, task: int, n_targets: int, unit: float) -> Share:
-        """Return :math:`g(s^2)` of plain training on a task; momentum counts as a larger rate.
+        r"""Return :math:`g(s^2)` of plain training on a task, by gradient descent on all rows.
+
+        Along an eigenvector the residual e and the momentum v follow :math:`v' = \mu v + s^2 e,
+        e' = e - \eta v'`, and :math:`g = (1 - e_m / e_0) / s^2` after m steps.
 
         Parameters
         ----------
@@ -215,13 +229,25 @@ class NetworkLearner:
         unit : float
             Mean diagonal of the kernel; not used.
         """
-        rate = self.rates[task] / (1 - self.training.momentum) / n_targets
-        steps = self.steps[task]
+        rate, steps = self.rates[task] / n_targets, self.steps[task]
+        momentum = self.momenta[task]
 
         def share(squares: Tensor) -> Tensor:
             x = rate * squares
-            slow = -torch.expm1(steps * torch.log1p(-x.clamp_max(0.5)))
-            return torch.where(x < 0.5, slow, 1 - (1 - x) ** steps) / squares
+            if bool((x >= 2 * (1 + momentum)).any()):
+                warnings.warn(
+                    f"learning_rate={self.rates[task]:.3g} is not stable for the kernel at the "
+                    "start: the predicted drift diverges. Pass a smaller learning_rate.",
+                    SkntkWarning,
+                    stacklevel=2,
+                )
+            if momentum == 0:
+                slow = -torch.expm1(steps * torch.log1p(-x.clamp_max(0.5)))
+                return torch.where(x < 0.5, slow, 1 - (1 - x) ** steps) / squares
+            one = torch.ones_like(x)
+            rows = [torch.stack([1 - x, -momentum * one], 1), torch.stack([x, momentum * one], 1)]
+            step = torch.stack(rows, 1)  # (e, rate v) to the next
+            return (1 - torch.linalg.matrix_power(step, steps)[:, 0, 0]) / squares
 
         return share
 

@@ -232,7 +232,7 @@ class ContinualNTKRegressor(RegressorMixin, ContinualEstimator):
         return self._learnt.units[key].back(outputs)
 
     def score(
-        self, X: Any, y: Any, sample_weight: Any = None, task: Hashable | None = None
+        self, X: Any, y: Any, task: Hashable | None = None, sample_weight: Any = None
     ) -> float:
         """Return the coefficient of determination on rows of a task.
 

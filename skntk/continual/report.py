@@ -121,7 +121,8 @@ def evaluate(
 ) -> ContinualReport:
     """Learn a stream of tasks, and score all of them after each.
 
-    With `checkpoint` set on the estimator, a run that was stopped goes on where it was.
+    With `checkpoint` set on the estimator, a run that was stopped goes on where it was. With
+    ``heads="single"`` a classifier is told the classes of the whole stream at the first task.
 
     Parameters
     ----------
@@ -151,7 +152,8 @@ def evaluate(
     >>> report.scores.shape, report.average_forgetting < 0.3
     ((2, 2), True)
     """
-    names = check_stream(tasks)
+    tasks = list(tasks)
+    names = check_stream(estimator, tasks)
     model = seeded_clone(estimator)
     multi = model.heads == "multi"
     columns: dict[str, list[float]] = {k: [] for k in ("distances", "losses", "memory", "seconds")}
@@ -178,8 +180,13 @@ def evaluate(
     )
 
 
-def check_stream(tasks: Sequence[Task]) -> list[Hashable]:
-    """Names of the tasks; refuse none, and the same name twice."""
+def check_stream(estimator: Any, tasks: Sequence[Task]) -> list[Hashable]:
+    """Names of the tasks; refuse none, the same name twice, and what is no continual estimator."""
+    if not isinstance(estimator, ContinualEstimator):
+        raise TypeError(
+            f"estimator is a {type(estimator).__name__}; pass a ContinualNTK or "
+            "ContinualNTKRegressor, and tasks whose rows are transformed already."
+        )
     names: list[Hashable] = [task.name for task in tasks]
     if not names:
         raise ValueError("tasks is empty; pass at least one task.")

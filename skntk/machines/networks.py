@@ -136,8 +136,14 @@ def check_outputs(module: nn.Module, X: Tensor, n_outputs: int, what: str) -> No
     """
     name = type(module).__name__
     inputs = NetworkInputs(X[:2])
-    with naming_failures(module, inputs), torch.no_grad(), eval_mode(module):
-        found = evaluate(module, inputs)
+    try:
+        with naming_failures(module, inputs), torch.no_grad(), eval_mode(module):
+            found = evaluate(module, inputs)
+    except ValueError as error:
+        if X.ndim > 2:
+            raise
+        hint = "If it takes images, pass them as such, or input_shape=(C, H, W)."
+        raise ValueError(f"{error} {hint}") from error
     if found.shape[1] != n_outputs:
         last = [(path, m) for path, m in module.named_modules() if list(m.parameters(False))]
         at = f"; its last layer is {last[-1][1]} at {last[-1][0] or 'the top'!r}" if last else ""

@@ -1,14 +1,19 @@
 """One clear error, or the right answer."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from task_streams import classes, regression
 from torch import nn
 
 from skntk import ContinualNTK, ContinualNTKRegressor
 from skntk.continual import evaluate, forgetting_report
+from skntk.core import SkntkWarning
 
 SMALL = {"width": 8, "depth": 1, "max_epochs": 1, "random_state": 0}
 
@@ -183,6 +188,31 @@ def test_report_of_other_methods(tasks):
     for params in ({"method": "ogd", "loss": "squared"}, {"method": "sgd"}):
         with pytest.raises(ValueError, match="pass method='sgd' and loss='squared'"):
             forgetting_report(ContinualNTK(**params, **SMALL), tasks)
+
+
+def test_reports_of_what_cannot_be(tasks):
+    trace = ContinualNTK("sgd", loss="squared", heads="multi", **SMALL)
+    with pytest.raises(ValueError, match="pass outputs='full'"):
+        forgetting_report(trace, tasks)
+    fast = ContinualNTK(
+        "sgd",
+        loss="squared",
+        heads="incremental",
+        learning_rate=30.0,
+        **SMALL | {"batch_size": None},
+    )
+    with pytest.warns(SkntkWarning, match="learning_rate=30 is not stable"):
+        forgetting_report(fast, [replace(t, X=3 * t.X) for t in tasks])
+    for function in (evaluate, forgetting_report):
+        with pytest.raises(TypeError, match="estimator is a Pipeline"):
+            function(make_pipeline(StandardScaler(), trace), tasks)
+    assert evaluate(trace, iter(tasks)).scores.shape == (2, 2)
+
+
+def test_flat_images():
+    module = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten(), nn.Linear(12, 2))
+    with pytest.raises(ValueError, match=r"input_shape=\(C, H, W\)"):
+        ContinualNTK("sgd", module=module).fit(np.ones((4, 16)), [0, 1, 0, 1])
 
 
 def test_images_and_frames():

@@ -129,13 +129,16 @@ def test_closed_form_is_what_wide_lazy_networks_do(seed):
     assert error.mean() < 0.25 * moved
 
 
-@pytest.mark.parametrize("kind", ["linear", "lazy, full", "infinite", "infinite, brief"])
+@pytest.mark.parametrize(
+    "kind", ["linear", "lazy, full", "lazy, momentum", "infinite", "infinite, brief"]
+)
 def test_predicted_drift_is_the_drift(kind, seed):
     """Of models that are linear in their parameters, brief and converged (Doan et al. 2021)."""
     tasks = regression(seed, k=1 if kind == "linear" else 2)
     params = {
         "linear": {**LAZY, "regime": "full", "depth": 0, "max_epochs": 15},
         "lazy, full": {**LAZY, "outputs": "full", "max_epochs": 15},
+        "lazy, momentum": {**LAZY, "outputs": "full", "max_epochs": 15, "momentum": 0.8},
         "infinite": {"width": np.inf},
         "infinite, brief": {"width": np.inf, "training_time": 7.0},
     }[kind]

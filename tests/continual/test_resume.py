@@ -63,9 +63,9 @@ def test_other_streams_are_refused(tmp_path):
     tasks = classes(0, n_tasks=2, shared=True)
     params = {**SMALL, "checkpoint": tmp_path}
     ContinualNTK("ogd", **params).partial_fit(tasks[0].X, tasks[0].y, task="t0")
-    with pytest.raises(ValueError, match=r"task-000.pkl.* belongs to other parameters or other"):
+    with pytest.raises(ValueError, match=r"task-000.pkl.* belongs to other tasks"):
         ContinualNTK("ogd", **params).partial_fit(tasks[1].X, tasks[1].y, task="t0")
-    with pytest.raises(ValueError, match="belongs to other"):
+    with pytest.raises(ValueError, match="belongs to another value of method"):
         ContinualNTK("sgd", **params).partial_fit(tasks[0].X, tasks[0].y, task="t0")
     ContinualNTK("ogd", **params, verbose=1).partial_fit(tasks[0].X, tasks[0].y, task="t0")
     (tmp_path / "task-000.pkl").write_bytes(b"half")
@@ -138,7 +138,7 @@ def test_checkpoints_know_the_module(tmp_path):
     for change in ({"k": 2.0}, {"k": 1.0, "frozen": True}):
         other = net(**change)
         other.load_state_dict(first.state_dict())
-        with pytest.raises(ValueError, match="belongs to other"):
+        with pytest.raises(ValueError, match="belongs to another value of module"):
             ContinualNTK("sgd", module=other, **params).fit(tasks[0].X, tasks[0].y)
     for i, start in enumerate(tasks[:2]):
         model = ContinualNTK("sgd", **SMALL).fit(start.X, start.y)
