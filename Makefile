@@ -31,6 +31,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.demo tests/requirements-peers.txt
 	$(PY) $(PIP) -c constraints.txt -e '.[test]'
 	$(PY) $(PIP) --no-deps -r tests/requirements-peers.txt
+	$(PY) $(PIP) --no-deps --target $(VENV)/avalanche --upgrade avalanche-lib==0.6.0
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.demo

@@ -1,7 +1,6 @@
 import importlib
 import sys
 import types
-from importlib.util import find_spec
 from math import isnan, nan
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,13 +203,13 @@ def avalanche():
     """The metrics of the library avalanche.
 
     Importing the library imports all of it, which needs packages that its metrics do not, and
-    changes torch's datasets. So its packages are stood in for, and their modules are its own.
+    changes torch's datasets. So its packages are stood in for, and their modules are its own. It
+    lies in a folder of its own, since it brings packages named tests and examples.
     """
-    found = find_spec("avalanche")
-    if found is None or not (Path(found.submodule_search_locations[0]) / "evaluation").is_dir():
+    root = Path(sys.prefix) / "avalanche" / "avalanche"
+    if not (root / "evaluation").is_dir():
         pytest.skip("avalanche-lib is not installed")
     pytest.importorskip("matplotlib")
-    root = Path(found.submodule_search_locations[0])
     before = set(sys.modules)
     packages = {}
     for name in ("avalanche", "avalanche.evaluation", "avalanche.evaluation.metrics"):
