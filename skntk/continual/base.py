@@ -44,17 +44,17 @@ from skntk.core import (
     resolve_device,
     resolve_dtype,
 )
-from skntk.finite import Centered, linearize
 from skntk.finite.network import check_module
 from skntk.machines.networks import (
     ModuleParams,
     as_rows,
-    check_outputs,
-    drawn_mlp,
     finite_width,
 )
 from skntk.machines.targets import Targets
 from skntk.machines.validation import Interval, StrOptions
+from skntk.nn.parametrization import Affine
+from skntk.training.base import NetworkEstimator
+from skntk.training.building import drawn_network, in_regime, placed
 
 PROJECTIONS = {"ogd": Projection, "ogd_plus": ProjectionPlus, "pca_ogd": PrincipalProjection}
 METHODS = ("sgd", "stable_sgd", *PROJECTIONS, "ewc", "online_ewc", "replay", "joint")
@@ -98,6 +98,12 @@ class Learnt:
     distances: tuple[float, ...]
 
 
+#: Parameters that mean what they mean in `NetworkClassifier`.
+_SHARED = (
+    "depth", "width", "activation", "weight_std", "bias_std", "module", "parametrization",
+    "centered", "learning_rate", "momentum", "max_epochs", "checkpoint", "input_shape", "device",
+    "dtype", "random_state", "verbose",
+)  # fmt: skip
 #: Parameters that may change from task to task.
 _FREE = frozenset(
     ("learning_rate", "momentum", "max_epochs", "tol", "batch_size", "checkpoint", "verbose",
@@ -109,20 +115,10 @@ class ContinualEstimator(ModuleParams):
     """Base of `ContinualNTK` and `ContinualNTKRegressor`; not used directly."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **{name: NetworkEstimator._parameter_constraints[name] for name in _SHARED},
         "method": [StrOptions(set(METHODS))],
         "heads": [StrOptions({"single", "multi", "incremental"})],
-        "depth": [Interval(Integral, 0, None, closed="left")],
-        "width": [Interval(Real, 1, None, closed="both"), None],
-        "activation": [str, nn.Module],
-        "weight_std": [Interval(Real, 0, None, closed="neither")],
-        "bias_std": [Interval(Real, 0, None, closed="left")],
-        "module": "no_validation",
-        "parametrization": [StrOptions({"ntk", "standard", "mup"})],
         "regime": [StrOptions({"full", "linearized", "kernel"})],
-        "centered": ["boolean"],
-        "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "max_epochs": [Interval(Integral, 0, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "memory_size": [Interval(Integral, 0, None, closed="left"), None],
@@ -133,12 +129,6 @@ class ContinualEstimator(ModuleParams):
         "outputs": [StrOptions({"trace", "full"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "training_time": [Interval(Real, 0, None, closed="both")],
-        "checkpoint": [str, Path, None],
-        "input_shape": "no_validation",
-        "device": [str, torch.device],
-        "dtype": "no_validation",
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
     }
     _input_shape: tuple[int, ...]
     _target_checks: ClassVar[dict[str, Any]] = {}
@@ -161,11 +151,6 @@ class ContinualEstimator(ModuleParams):
             X, y = validate_data(self, X, y, reset=not fitted, **checked, **self._target_checks)
             if not fitted:
                 self._input_shape = shape or (X.shape[1],)
-            if math.prod(self._input_shape) != X.shape[1]:
-                raise ValueError(
-                    f"X has {X.shape[1]} features, but input_shape={self._input_shape} needs "
-                    f"{math.prod(self._input_shape)}."
-                )
         X = torch.tensor(np.array(X, order="C"), dtype=self._dtype).reshape(-1, *self._input_shape)
         return X if predicting else (X, y)
 
@@ -268,37 +253,19 @@ class ContinualEstimator(ModuleParams):
         infinite = self.width == math.inf
         module = self._built_module(width, seed)
         if module is None:
-            module = drawn_mlp(
-                math.prod(X.shape[1:]),
-                n_outputs,
-                seed,
-                depth=self.depth,
-                width=(1 if infinite else _WIDTH) if width is None else width,
-                activation=self.activation,
-                weight_std=self.weight_std,
-                bias_std=self.bias_std,
-                parametrization=self.parametrization,
-            )
+            width = (1 if infinite else _WIDTH) if width is None else width
+            module = drawn_network(self, X, n_outputs, seed, width)
             if self.method == "stable_sgd" and self.dropout:
                 module = _with_dropout(module, self.dropout)
-            if X.ndim > 2:
-                module = nn.Sequential(nn.Flatten(), *module)
         if infinite:
             kernel: Any = InfiniteTaskKernel(module, n_outputs)
             kernel.gram(X[:1], X[:1])  # refuses layers without a limit
         else:
-            device = resolve_device(self.device)
-            module = module.to(device, self._dtype)
-            check_outputs(module, X.to(device), n_outputs, f"the first task of {n_outputs} outputs")
-            if not any(p.requires_grad for p in module.parameters()):
-                raise ValueError(
-                    f"module {type(module).__name__} is frozen: none of its parameters requires a "
-                    "gradient; call module.requires_grad_(True)."
-                )
-            if inspect.isclass(self.module) and self.regime != "full":
-                module.eval()
+            device, what = resolve_device(self.device), f"the first task of {n_outputs} outputs"
+            module = placed(module, X, n_outputs, what, device, self._dtype)
         if closed:
             if not infinite:
+                module = module.eval() if inspect.isclass(self.module) else module
                 check_module(module)
                 kernel = FiniteTaskKernel(module, self.outputs, self.centered)
             return KernelLearner(
@@ -306,11 +273,7 @@ class ContinualEstimator(ModuleParams):
             )
         if self.method in PROJECTIONS:  # running statistics would move stored outputs
             check_module(copy.deepcopy(module).train())
-        if self.regime == "linearized":
-            module = linearize(module, centered=self.centered)
-        elif self.centered:
-            check_module(copy.deepcopy(module).train())
-            module = Centered(module)
+        module = in_regime(module, self.regime, self.centered, inspect.isclass(self.module))
         return NetworkLearner(module, self._rule(), self._training(device))
 
     def _training(self, device: torch.device) -> Training:
@@ -436,9 +399,10 @@ def _task_seed(seed: int, task: int, purpose: int) -> int:
     return int(np.random.SeedSequence([seed, task, purpose]).generate_state(1)[0])
 
 
-def _with_dropout(module: nn.Sequential, p: float) -> nn.Sequential:
-    """Return the default network with dropout behind each hidden layer."""
+def _with_dropout(module: nn.Module, p: float) -> nn.Module:
+    """Return the default network with dropout of its hidden units, in front of the next layer."""
     layers: list[nn.Module] = []
-    for i, layer in enumerate(module):
-        layers += [layer, nn.Dropout(p)] if i % 2 else [layer]
+    for layer in module.children():
+        hidden = any(isinstance(other, Affine) for other in layers)
+        layers += [nn.Dropout(p), layer] if hidden and isinstance(layer, Affine) else [layer]
     return nn.Sequential(*layers)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skntk.continual.growth import grow_readout
 from skntk.continual.kernels import FiniteTaskKernel
 from skntk.continual.overlap import Share
-from skntk.continual.rules import Learnt, Rule, network_of, trained_parameters
+from skntk.continual.rules import Rule, Trained, network_of, trained_parameters
 from skntk.continual.tasks import HeadCrossEntropy, HeadSquaredError, TaskRows
 from skntk.core import SkntkWarning, TrainingDivergedError
 from skntk.finite import Linearized
@@ -155,7 +155,7 @@ class NetworkLearner:
         self.rates.append(rate)
         self.momenta.append(t.momentum)
         self.steps.append(len(net.history) * -(-len(trained) // size))
-        learnt = Learnt(self.module, self._tangent(), trained_parameters(net))
+        learnt = Trained(self.module, self._tangent(), trained_parameters(net))
         self.rule.finish(learnt, rows, generator)
 
     def _rate(

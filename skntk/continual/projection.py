@@ -58,6 +58,12 @@ class StoredDirections:
         own = [] if self._gram is None else [self._gram, self._gram]  # the factor is as large
         return sum(part.nbytes for part in self.parts) + sum(x.nbytes for x in mixing + own)
 
+    def require(self, n: int) -> None:
+        """Raise MemoryBudgetError unless the Gram matrix has room for n more gradients."""
+        total = n + len(self)
+        what = f"the Gram matrix of {total} stored gradients"
+        require(16 * total**2, what, "Pass a smaller memory_size.")
+
     def add(self, parts: Sequence[Part], n_components: int | None = None) -> None:
         """Store the gradients of more points.
 
@@ -70,11 +76,7 @@ class StoredDirections:
             all gradients.
         """
         n = len(parts[0])
-        require(
-            16 * (n + len(self)) ** 2,
-            f"the Gram matrix of {n + len(self)} stored gradients",
-            "Pass a smaller memory_size.",
-        )
+        self.require(n)
         own = _total([part.gram(part) for part in parts])
         mixing = _kept(own) if n_components is None else _components(own, n_components)
         if mixing is not None and mixing.shape[1] == 0:

@@ -25,7 +25,7 @@ _SAMPLED = 5
 
 
 @dataclass(frozen=True)
-class Learnt:
+class Trained:
     """A trained function.
 
     Attributes
@@ -54,12 +54,12 @@ class Rule(Callback):
         """Return a batch with what the method adds to it."""
         return batch
 
-    def finish(self, learnt: Learnt, rows: TaskRows, generator: Generator) -> None:
+    def finish(self, learnt: Trained, rows: TaskRows, generator: Generator) -> None:
         """Keep something of a task that has been learnt.
 
         Parameters
         ----------
-        learnt : Learnt
+        learnt : Trained
             The trained function.
         rows : TaskRows
             Of the task.
@@ -110,20 +110,27 @@ class Projection(Rule):
                 p.grad = torch.zeros_like(p)
         self.stored.project({name: _gradient(p) for name, p in parameters.items()})
 
-    def finish(self, learnt: Learnt, rows: TaskRows, generator: Generator) -> None:
+    def finish(self, learnt: Trained, rows: TaskRows, generator: Generator) -> None:
         """Store gradients of random rows."""
         chosen = self._sampled(rows, self.memory_size, generator)
         if len(chosen):
             self.stored.add(self._gradients(learnt, chosen))
 
-    def _gradients(self, learnt: Learnt, rows: TaskRows) -> list[Part]:
+    def _gradients(self, learnt: Trained, rows: TaskRows) -> list[Part]:
         picked = rows.labelled if self.labels else rows.known
         return stored_gradients(learnt.tangent, rows.X, picked, self.stored.parts)
 
     def rows(self, rows: TaskRows) -> TaskRows:
         """Refuse a memory that could hold no row, before anything is trained."""
-        rows_that_fit(rows, self.memory_size, self.labels)
+        n = rows_that_fit(rows, self._at_most, self.labels)
+        each = 1 if self.labels else int(rows.known[0].sum())
+        self.stored.require(n * each)
         return rows
+
+    @property
+    def _at_most(self) -> int | None:
+        """How many gradients are taken of a task."""
+        return self.memory_size
 
     def _sampled(self, rows: TaskRows, count: int | None, generator: Generator) -> TaskRows:
         """Random rows that have so many gradients together; None for all."""
@@ -174,7 +181,7 @@ class ProjectionPlus(Projection):
         super().__init__(memory_size, labels)
         self.rows_kept: list[TaskRows] = []
 
-    def finish(self, learnt: Learnt, rows: TaskRows, generator: Generator) -> None:
+    def finish(self, learnt: Trained, rows: TaskRows, generator: Generator) -> None:
         """Store gradients of rows of all tasks, and rows of this one."""
         n = rows_that_fit(rows, self.memory_size, self.labels)
         self.rows_kept = [*self.rows_kept, self._sampled(rows, self.memory_size, generator)]
@@ -202,14 +209,17 @@ class ProjectionPlus(Projection):
 class PrincipalProjection(Projection):
     """PCA-OGD (Doan et al. 2021, algorithm 1): principal directions of more gradients."""
 
-    def finish(self, learnt: Learnt, rows: TaskRows, generator: Generator) -> None:
+    def finish(self, learnt: Trained, rows: TaskRows, generator: Generator) -> None:
         """Store the first directions of five times as many gradients."""
-        more = None if self.memory_size is None else _SAMPLED * self.memory_size
-        chosen = self._sampled(rows, more, generator)
+        chosen = self._sampled(rows, self._at_most, generator)
         if len(chosen):
             parts = self._gradients(learnt, chosen)
             count = len(parts[0]) if self.memory_size is None else self.memory_size
             self.stored.add(parts, n_components=count)
+
+    @property
+    def _at_most(self) -> int | None:
+        return None if self.memory_size is None else _SAMPLED * self.memory_size
 
 
 class Consolidation(Rule):
@@ -240,7 +250,7 @@ class Consolidation(Rule):
             rate = group["lr"] / (1 - group["momentum"])  # what a lasting gradient moves in a step
             self.penalty.step(trained_parameters(net), rate * self.strength)
 
-    def finish(self, learnt: Learnt, rows: TaskRows, generator: Generator) -> None:
+    def finish(self, learnt: Trained, rows: TaskRows, generator: Generator) -> None:
         """Add this task's Fisher information, at the weights it ends with."""
         weights = learnt.weights
         found = fisher_information(
@@ -286,7 +296,7 @@ class Replay(Rule):
         some = self.memory[torch.randperm(len(self.memory))[: len(X)]]
         return torch.cat([X, some.X]), torch.cat([Y, some.Y])
 
-    def finish(self, learnt: Learnt, rows: TaskRows, generator: Generator) -> None:
+    def finish(self, learnt: Trained, rows: TaskRows, generator: Generator) -> None:
         """Keep random rows."""
         at = torch.randperm(len(rows), generator=generator)[: self.memory_size]
         self.memory = rows[at] if self.memory is None else self.memory + rows[at]

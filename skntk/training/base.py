@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from contextlib import suppress
@@ -21,17 +20,16 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 
 from skntk.core import TrainingDivergedError, check_writable, resolve_device, resolve_dtype
-from skntk.finite import Centered, EmpiricalKernel, linearize
+from skntk.finite import EmpiricalKernel
 from skntk.finite.network import check_module
 from skntk.machines.networks import (
     ModuleParams,
     as_rows,
-    check_outputs,
-    drawn_mlp,
     finite_width,
 )
 from skntk.machines.validation import Interval, StrOptions
 from skntk.nn.parametrization import Affine
+from skntk.training.building import drawn_network, in_regime, placed
 from skntk.training.net import (
     BestStopping,
     Divergence,
@@ -119,36 +117,12 @@ class NetworkEstimator(ModuleParams):
             )
         module = self._built_module(width, seed)
         if module is None:
-            module = drawn_mlp(
-                math.prod(X.shape[1:]),
-                n_outputs,
-                seed,
-                depth=self.depth,
-                width=512 if width is None else width,
-                activation=self.activation,
-                weight_std=self.weight_std,
-                bias_std=self.bias_std,
-                parametrization=self.parametrization,
-            )
-            if X.ndim > 2:
-                module = nn.Sequential(nn.Flatten(), *module)
-        module = module.to(resolve_device(self.device), resolve_dtype(self.dtype))
-        check_outputs(module, X.to(resolve_device(self.device)), n_outputs, what)
-        if not any(p.requires_grad for p in module.parameters()):
-            raise ValueError(
-                f"module {type(module).__name__} is frozen: none of its parameters requires a "
-                "gradient; call module.requires_grad_(True)."
-            )
-        if self.regime == "linearized":
-            if inspect.isclass(self.module):
-                module.eval()
-            return linearize(module, centered=self.centered)
-        if self.optimizer in PRECONDITIONERS:
+            module = drawn_network(self, X, n_outputs, seed, 512 if width is None else width)
+        device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
+        module = placed(module, X, n_outputs, what, device, dtype)
+        if self.regime == "full" and self.optimizer in PRECONDITIONERS:
             check_module(module)
-        if self.centered:
-            check_module(copy.deepcopy(module).train())  # as it will be, unlike its start
-            return Centered(module)
-        return module
+        return in_regime(module, self.regime, self.centered, inspect.isclass(self.module))
 
     def _rate(self, module: nn.Module, X: Tensor, batch_size: int) -> float:
         """Learning rate: as given, or what suits the optimizer."""

@@ -276,7 +276,10 @@ def test_only_kept_tasks_are_remembered(seed):
 def test_dropout_is_for_training_alone(seed):
     tasks = classes(seed, n_tasks=2, shared=True)
     model = learnt(ContinualNTK("stable_sgd", learning_rate=0.1, **SMALL), tasks)
-    assert any(isinstance(m, nn.Dropout) for m in model.module_.modules())
+    kinds = [type(m).__name__ for m in model.module_]
+    assert kinds == ["Linear", "ReLU", "Dropout", "Linear"]
+    images = ContinualNTK("stable_sgd", **SMALL).fit(tasks[0].X[:, None, None], tasks[0].y)
+    assert [type(m).__name__ for m in images.module_] == ["Flatten", *kinds]
     assert model.learning_rates_ == pytest.approx([0.1, 0.08])
     assert np.array_equal(model.predict_proba(tasks[0].X), model.predict_proba(tasks[0].X))
 
