@@ -23,7 +23,7 @@ class Dataset:
         One row per sample, never scaled. Images are flattened channels first, with values in
         [0, 1].
     y : ndarray of shape (n,) or (n, k)
-        Integer labels for classification, float64 numbers for regression.
+        Integer or string labels for classification, float64 numbers for regression.
     feature_names : tuple of str
         One name per column of `X`.
     target_names : tuple of str
@@ -66,7 +66,7 @@ class Dataset:
             self._refuse(
                 f"X has shape {X.shape} and y {y.shape}; wanted (n, d) and (n,) or (n, k), n > 0"
             )
-        if not (np.isfinite(X).all() and np.isfinite(y).all()):
+        if not (np.isfinite(X).all() and (y.dtype.kind == "U" or np.isfinite(y).all())):
             self._refuse("X and y must be finite")
         if len(self.feature_names) != X.shape[1]:
             self._refuse(f"{len(self.feature_names)} feature names for {X.shape[1]} columns")

@@ -37,7 +37,7 @@ def as_dataset(data: StreamData) -> Dataset:
         data = _pair_to_dataset(*data)
     if data.task == "classification" and data.y.ndim != 1:
         raise ValueError(
-            f"y of data {data.name!r} has integer labels of shape {data.y.shape}; labels must have "
+            f"y of data {data.name!r} has labels of shape {data.y.shape}; labels must have "
             "shape (n,). For regression with several outputs, pass floating-point numbers."
         )
     return data if data.X.dtype == np.float64 else replace(data, X=data.X.astype(np.float64))
@@ -151,7 +151,7 @@ def _shares(
 
 
 def _pair_to_dataset(X: ArrayLike, y: ArrayLike) -> Dataset:
-    """Integer (or bool) `y` means classification, floating-point `y` regression."""
+    """Integer, bool or string `y` means classification, floating-point `y` regression."""
     try:
         X = np.asarray(X, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -162,13 +162,16 @@ def _pair_to_dataset(X: ArrayLike, y: ArrayLike) -> Dataset:
             f"data=(X, y): X has shape {X.shape}; it must be a table (n, d), or images (n, H, W) "
             "or (n, C, H, W), and not be empty."
         )
-    if y.dtype.kind not in "biuf":
+    if y.dtype.kind == "O" and all(isinstance(label, str) for label in y.flat):
+        y = y.astype(str)  # a column of a data frame
+    if y.dtype.kind not in "biufU":
         raise ValueError(
-            f"data=(X, y): y has dtype {y.dtype}; it must hold integer labels for classification "
-            "or floating-point numbers for regression."
+            f"data=(X, y): y has dtype {y.dtype}; it must hold integer or string labels for "
+            "classification, or floating-point numbers for regression."
         )
     task: Task = "regression" if y.dtype.kind == "f" else "classification"
-    y = y.astype(np.float64 if task == "regression" else np.int64)
+    if y.dtype.kind != "U":
+        y = y.astype(np.float64 if task == "regression" else np.int64)
     image_shape: tuple[int, int, int] | None = None
     if X.ndim > 2:
         height, width = X.shape[-2:]

@@ -19,7 +19,7 @@ class StreamTask:
     X, X_test : ndarray of shape (n, d) and (m, d), float64
         One row per sample. Images are flattened channels first.
     y, y_test : ndarray of shape (n,) and (m,), or (n, k) and (m, k)
-        Integer labels for classification, float64 numbers for regression.
+        Integer or string labels for classification, float64 numbers for regression.
     image_shape : (C, H, W) or None
         The shape that a row of `X` has as an image.
 
@@ -51,11 +51,12 @@ class StreamTask:
                     f"X{side} has shape {X.shape} and y{side} {y.shape}; wanted (n, d) and (n,) or "
                     "(n, k), none of them empty"
                 )
-            if X.dtype.kind not in "biuf" or y.dtype.kind not in "biuf":
+            if X.dtype.kind not in "biuf" or y.dtype.kind not in "biufU":
                 self._refuse(
-                    f"X{side} has dtype {X.dtype} and y{side} {y.dtype}; both must be numbers"
+                    f"X{side} has dtype {X.dtype} and y{side} {y.dtype}; X must be numbers, and y "
+                    "numbers or strings"
                 )
-            if not (np.isfinite(X).all() and np.isfinite(y).all()):
+            if not (np.isfinite(X).all() and (y.dtype.kind == "U" or np.isfinite(y).all())):
                 self._refuse(f"X{side} and y{side} must be finite")
         if self.X.shape[1:] != self.X_test.shape[1:] or self.y.shape[1:] != self.y_test.shape[1:]:
             self._refuse(
@@ -152,12 +153,12 @@ def _check_exchange(tasks: tuple[StreamTask, ...], share: float) -> None:
             f"share={share!r} of the rows cannot be exchanged, because tasks holds only one task; "
             "pass a stream of two or more, or share=0."
         )
-    kinds = [(t.X.shape[1:], t.y.shape[1:], t.y.dtype, t.image_shape) for t in tasks]
+    kinds = [(t.X.shape[1:], t.y.shape[1:], t.y.dtype.type, t.image_shape) for t in tasks]
     for task, kind in zip(tasks, kinds, strict=True):
         if kind != kinds[0]:
             raise ValueError(
                 f"tasks {tasks[0].name!r} and {task.name!r} cannot exchange rows: the shapes of a "
-                f"row of X and of y, the dtype of y and image_shape are {kinds[0]} and {kind}."
+                f"row of X and of y, the type of y and image_shape are {kinds[0]} and {kind}."
             )
 
 

@@ -46,7 +46,7 @@ def rotated_tasks(
     ----------
     data : Dataset, str or (X, y), default="digits"
         Images: a data set, the name of a built-in one, or arrays with `X` of shape (n, H, W) or
-        (n, C, H, W). Integer `y` means classification, floating-point `y` regression.
+        (n, C, H, W). Integer or string `y` means classification, floating-point `y` regression.
     n_tasks : int, optional
         Number of tasks; by default as many as there are `angles`, or 5.
     step : float, optional
@@ -217,7 +217,7 @@ def split_tasks(
     if data.task != "classification":
         raise ValueError(
             f"data {data.name!r} is for regression and has no classes to split; pass integer "
-            "labels, or see drifting_tasks."
+            "or string labels, or see drifting_tasks."
         )
     classes = np.unique(data.y)
     whole = isinstance(classes_per_task, Integral) and not isinstance(classes_per_task, bool)
