@@ -22,21 +22,21 @@ CHANNELS = (4, 8, 16)
 #: Of the study of methods.
 WIDTH = 128
 METHODS = (
-    "sgd", "stable_sgd", "ogd", "ogd_plus", "pca_ogd", "ewc, 10", "ewc, 100", "online_ewc, 10",
-    "replay", "joint",
+    "sgd", "stable_sgd", "ogd", "ogd_plus", "pca_ogd", "ewc, 10", "online_ewc, 10", "replay",
+    "joint",
 )  # fmt: skip
 CLOSED = ("sgd", "ogd", "joint")
 #: Epochs, the training loss that ends a task earlier, momentum.
-LENGTHS = {"brief": (5, 0.0, 0.0), "converged": (100, 0.05, 0.9)}
+LENGTHS = {"brief": (5, 0.0, 0.0), "converged": (50, 0.05, 0.9)}
 #: Rows of a step and its rate, for every width in the NTK parametrization; and the rate in the
 #: standard one, where the tangent kernel grows with the width.
 BATCH, RATE, STANDARD_RATE = 128, 3.0, 0.03
 TEST = 0.2
-#: The residual network learns fewer images of a task, in smaller batches, since it takes some
-#: hundred epochs to fit them.
-FEW_ROWS, SMALL_BATCH = 320, 32
-#: Of the infinitely wide network's orthogonal gradient descent: rows times outputs.
-STORED_ROWS = 200
+#: The residual network learns fewer images of a task, in smaller batches, and longer: it takes up
+#: to a hundred epochs to fit them.
+FEW_ROWS, SMALL_BATCH, MANY_EPOCHS = 200, 32, 100
+#: What methods keep of a task: gradients, or rows; the infinitely wide network all outputs of them.
+STORED = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,22 +91,25 @@ class SmallWideResNet(WideResNet):
 
 
 def jobs(seeds: int) -> list[dict[str, Any]]:
-    """All runs, seed by seed."""
-    found = []
+    """All runs: seed by seed those of plain training, then those of other methods."""
+    widths, methods = [], []
     for seed, stream, length in itertools.product(range(seeds), STREAMS, LENGTHS):
         kinds = [("MLP", width, "sgd") for width in WIDTHS]
-        kinds += [("MLP", WIDTH, method) for method in METHODS[1:]]
-        # gradient flow on all tasks together would take an eigendecomposition for each of them
-        exact = [m for m in CLOSED if (m, length) != ("joint", "brief")]
-        kinds += [("MLP", "inf", method) for method in exact]
         if stream == "rotated":
             kinds += [("MLP, standard", width, "sgd") for width in WIDTHS]
         if stream == "split CIFAR-10":
             kinds += [("WRN", width, "sgd") for width in CHANNELS]
-        for network, width, method in kinds:
-            found.append({"stream": stream, "length": length, "seed": seed,
-                          "network": network, "width": width, "method": method})  # fmt: skip
-    return found
+        others = [("MLP", WIDTH, method) for method in METHODS[1:]]
+        # gradient flow on all tasks together would take an eigendecomposition for each of them
+        exact = [m for m in CLOSED if (m, length) != ("joint", "brief")]
+        others += [("MLP", "inf", method) for method in exact]
+        for found, pairs in ((widths, kinds), (methods, others)):
+            found += [
+                {"stream": stream, "length": length, "seed": seed,
+                 "network": network, "width": width, "method": method}
+                for network, width, method in pairs
+            ]  # fmt: skip
+    return widths + methods
 
 
 def estimator(job: dict[str, Any], n_rows: int) -> ContinualNTK:
@@ -129,19 +132,22 @@ def estimator(job: dict[str, Any], n_rows: int) -> ContinualNTK:
         return ContinualNTK(
             job["method"],
             width=math.inf,
-            memory_size=STORED_ROWS * outputs,
+            memory_size=STORED * outputs,
             training_time=time,
             **common,
         )
     if job["network"] == "WRN":
+        long = {"max_epochs": MANY_EPOCHS} if job["length"] == "converged" else {}
         return ContinualNTK(
             job["method"], module=SmallWideResNet, width=job["width"], input_shape=(3, 32, 32),
-            **common | {"learning_rate": "auto", "batch_size": SMALL_BATCH},
+            **common | {"learning_rate": "auto", "batch_size": SMALL_BATCH} | long,
         )  # fmt: skip
     scale = {"parametrization": "standard", "weight_std": 3**-0.5} if standard else {}
     method, _, penalty = job["method"].partition(", ")
     strength = {"penalty": float(penalty)} if penalty else {}
-    return ContinualNTK(method, width=job["width"], **strength, **scale, **common)
+    return ContinualNTK(
+        method, width=job["width"], memory_size=STORED, **strength, **scale, **common
+    )
 
 
 def standardized(tasks: Sequence[StreamTask]) -> list[StreamTask]:
