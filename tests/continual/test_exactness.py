@@ -59,6 +59,21 @@ def test_ogd_never_moves_stored_outputs(regime, heads, seed):
         assert found["sgd"] > 1e-3
 
 
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("params", [{"regime": "kernel", "outputs": "full"}, {"width": np.inf}])
+@pytest.mark.parametrize("method", ["sgd", "ogd", "joint"])
+def test_no_training_is_the_limit_of_a_little(method, params, heads, seed):
+    """At time 0 nothing is solved for."""
+    tasks = classes(seed)
+    params = {"width": 16, "depth": 1, "heads": heads, "random_state": seed} | params
+    none, little = (
+        learnt(ContinualNTK(method, training_time=time, **params), tasks) for time in (0.0, 1e-200)
+    )
+    for task in tasks:
+        torch.testing.assert_close(outputs(none, task), outputs(little, task), rtol=0, atol=1e-12)
+    assert none.distances_[-1] == 0
+
+
 def test_heads_of_the_limit_do_not_interact(seed):
     tasks = classes(seed)
     model = learnt(ContinualNTK("sgd", width=np.inf, heads="multi"), tasks[:1])
