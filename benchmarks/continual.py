@@ -19,7 +19,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores
 
 import numpy as np
-import torch
 from _cache import HERE, ResultCache, run_folder
 from _continual_runs import (
     BATCH,
@@ -32,26 +31,12 @@ from _continual_runs import (
     RATE,
     SMALL_BATCH,
     STANDARD_RATE,
+    STORED,
     STREAMS,
     WIDTH,
     WIDTHS,
     jobs,
     run,
-)
-from _continual_runs import (
-    STORED as KEPT,
-)
-from _continual_speed import (
-    HIDDEN,
-    N_TASKS,
-    ROWS,
-    STORED,
-    WIDE,
-    WIDE_TASKS,
-    DenseDirections,
-    projections,
-    sequence,
-    wide,
 )
 from _report import markdown_table, publish
 from joblib import Parallel, delayed
@@ -59,15 +44,10 @@ from scipy import stats
 from tqdm import tqdm
 
 from skntk.continual import average_forgetting, average_score, learning_score
-from skntk.continual.projection import StoredDirections
 from skntk.core import plotting
-from skntk.datasets import load
 
 FIGURE = HERE.parent / "docs" / "images" / "forgetting_and_width.png"
 KEY = ("stream", "length", "network", "width", "method", "seed")
-#: Of what is timed: threads, widths of a projection, and numbers of stored gradients.
-THREADS = 2
-PROJECTED, COUNTS = (100, 1024, 8192), (200, 400, 800, 1600, 3000)
 
 
 class Results:
@@ -212,36 +192,6 @@ def draw(results: Results, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def speed_section(data_dir: Path) -> str:
-    torch.set_num_threads(THREADS)
-    data = load("mnist_10k", data_dir)
-    parts = [f"### What orthogonal gradient descent costs\n\n{N_TASKS} tasks of {ROWS} images, "
-             f"784-{HIDDEN}-10, {STORED} stored gradients a task, 5 epochs, {THREADS} threads, "
-             "median of three; beside it the same training with dense orthonormal gradients, "
-             "once."]  # fmt: skip
-    rows = []
-    for name, kind, repeats in (("factored", StoredDirections, 3), ("dense", DenseDirections, 1)):
-        found = [sequence(kind, data.X, data.y) for _ in range(repeats)]
-        rows.append((name, f"{np.median([f['seconds'] for f in found]):.1f}",
-                     f"{found[0]['bytes'] / 2**20:.0f}", found[0]["stored"]))  # fmt: skip
-    parts.append(markdown_table(("stored gradients", "seconds in all", "MiB", "number"), rows))
-    rows = [
-        (f"{width}, {f['stored']}", f"{1e3 * f['seconds']:.1f}", f"{f['MiB']:.0f}",
-         f"{f['dense MiB']:.0f}")
-        for width in PROJECTED for f in projections(width, COUNTS)
-    ]  # fmt: skip
-    parts.append("One projection, by width and number of stored gradients.\n\n" + markdown_table(
-        ("width, stored", "ms", "MiB", "MiB if dense"), rows))  # fmt: skip
-    found = wide()
-    parts.append(
-        f"Width {WIDE}, {WIDE_TASKS} tasks, {found['stored']} stored gradients, in a process of "
-        f"its own: {found['GiB at most']:.2f} GiB at most (of which {found['GiB before']:.2f} "
-        f"before the first task), {found['stored MiB']:.0f} MiB stored; dense gradients would "
-        f"take {found['dense GiB']:.0f} GiB."
-    )
-    return "\n\n".join(parts)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="directory of the archives")
@@ -270,11 +220,11 @@ def main() -> None:
         "Converged: with momentum 0.9, until the mean training loss of an epoch is at most "
         f"{LENGTHS['converged'][1]:g}, at most {LENGTHS['converged'][0]} epochs. The residual "
         f"network learns {FEW_ROWS} images a task at the automatic rate, in batches of "
-        f"{SMALL_BATCH}, for at most {MANY_EPOCHS} epochs. Methods keep {KEPT} gradients or rows a "
-        "task. The number behind elastic weight consolidation is its penalty. Width inf: closed "
+        f"{SMALL_BATCH}, for at most {MANY_EPOCHS} epochs. Methods keep {STORED} gradients or rows "
+        "a task. The number behind elastic weight consolidation is its penalty. Width inf: closed "
         "form on squared loss, brief with gradient flow for as long, orthogonal gradient descent "
-        f"with all outputs of {KEPT} rows a task stored; heads do not interact there, so that all "
-        "methods are one.",
+        f"with all outputs of {STORED} rows a task stored; heads do not interact there, so that "
+        "all methods are one.",
         "Published, for orientation: one hidden layer on rotated MNIST of 20 tasks, width 32 to "
         "65536: accuracy 56.3 -> 69.6, forgetting 37.7 -> 26.7 (Mirzadeh et al. 2022).",
         "### Does forgetting fall with width?\n\nBy t intervals of 95 % of the difference between "
@@ -291,7 +241,6 @@ def main() -> None:
         f"### {stream}: methods at width {WIDTH}\n\n{method_table(results, stream)}"
         for stream in STREAMS
     ]
-    body.append(speed_section(options.data))
     if not options.no_write:
         FIGURE.parent.mkdir(exist_ok=True)
         draw(results, FIGURE)

@@ -1,5 +1,10 @@
-"""What orthogonal gradient descent costs: time beside dense gradients, memory, projections."""
+"""What orthogonal gradient descent costs: time beside dense gradients, projections, memory.
 
+python benchmarks/continual_speed.py --data DIR
+python benchmarks/continual_speed.py --data DIR --no-write
+"""
+
+import argparse
 import json
 import resource
 import subprocess
@@ -10,17 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from _report import markdown_table, publish
 
 from skntk import ContinualNTK
 from skntk.continual import rules
 from skntk.continual.gradients import stored_gradients
 from skntk.continual.projection import StoredDirections
+from skntk.datasets import load
 from skntk.nn import MLP
 
 HERE = Path(__file__).resolve().parent
 N_TASKS, ROWS, STORED, HIDDEN = 10, 1000, 200, 100
 #: Of the wide network that must fit.
 WIDE, WIDE_TASKS = 8192, 15
+#: Of what is timed: threads, widths of a projection, and numbers of stored gradients.
+THREADS, PROJECTED, COUNTS = 2, (100, 1024, 8192), (200, 400, 800, 1600, 3000)
 
 
 class DenseDirections(StoredDirections):
@@ -107,7 +116,7 @@ def projections(width: int, counts: tuple[int, ...]) -> list[dict[str, float]]:
 def wide() -> dict[str, float]:
     """In a process of its own: 15 tasks at width 8192, and the most memory that it took."""
     done = subprocess.run(
-        [sys.executable, __file__], cwd=HERE, capture_output=True, text=True, check=True
+        [sys.executable, __file__, "--wide"], cwd=HERE, capture_output=True, text=True, check=True
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -132,5 +141,50 @@ def _wide() -> dict[str, float]:
     }  # fmt: skip
 
 
+def section(data_dir: Path) -> str:
+    torch.set_num_threads(THREADS)
+    data = load("mnist_10k", data_dir)
+    parts = [
+        f"{N_TASKS} tasks of {ROWS} images, 784-{HIDDEN}-10, {STORED} stored gradients a task, 5 "
+        f"epochs, {THREADS} threads, median of three; beside it the same training with dense "
+        "orthonormal gradients, once."
+    ]
+    rows = []
+    for name, kind, repeats in (("factored", StoredDirections, 3), ("dense", DenseDirections, 1)):
+        found = [sequence(kind, data.X, data.y) for _ in range(repeats)]
+        rows.append((name, f"{np.median([f['seconds'] for f in found]):.1f}",
+                     f"{found[0]['bytes'] / 2**20:.0f}", found[0]["stored"]))  # fmt: skip
+    parts.append(markdown_table(("stored gradients", "seconds in all", "MiB", "number"), rows))
+    rows = [
+        (f"{width}, {f['stored']}", f"{1e3 * f['seconds']:.1f}", f"{f['MiB']:.0f}",
+         f"{f['dense MiB']:.0f}")
+        for width in PROJECTED for f in projections(width, COUNTS)
+    ]  # fmt: skip
+    parts.append("One projection, by width and number of stored gradients.\n\n" + markdown_table(
+        ("width, stored", "ms", "MiB", "MiB if dense"), rows))  # fmt: skip
+    found = wide()
+    parts.append(
+        f"Width {WIDE}, {WIDE_TASKS} tasks, {found['stored']} stored gradients, in a process of "
+        f"its own: {found['GiB at most']:.2f} GiB at most (of which {found['GiB before']:.2f} "
+        f"before the first task), {found['stored MiB']:.0f} MiB stored; dense gradients would "
+        f"take {found['dense GiB']:.0f} GiB."
+    )
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="directory of the archives")
+    parser.add_argument("--no-write", action="store_true")
+    parser.add_argument("--wide", action="store_true", help="only the wide network, as JSON")
+    options = parser.parse_args()
+    if options.wide:
+        print(json.dumps(_wide()))
+        return
+    if options.data is None:
+        parser.error("--data is needed")
+    publish("continual_speed", section(options.data), write=not options.no_write)
+
+
 if __name__ == "__main__":
-    print(json.dumps(_wide()))
+    main()
