@@ -25,7 +25,6 @@ METHODS = (
     "sgd", "stable_sgd", "ogd", "ogd_plus", "pca_ogd", "ewc, 10", "online_ewc, 10", "replay",
     "joint",
 )  # fmt: skip
-CLOSED = ("sgd", "ogd", "joint")
 #: Epochs, the training loss that ends a task earlier, momentum.
 LENGTHS = {"brief": (5, 0.0, 0.0), "converged": (50, 0.05, 0.9)}
 #: Rows of a step and its rate, for every width in the NTK parametrization; and the rate in the
@@ -90,6 +89,18 @@ class SmallWideResNet(WideResNet):
         super().__init__(3, out_features, depth=10, width=width, norm="layer")
 
 
+def closed_forms(stream: str, length: str) -> list[str]:
+    """Methods of the infinitely wide network on a stream.
+
+    Heads do not interact there, so that all methods are one. Gradient flow on all tasks together
+    takes an eigendecomposition for each, and the long stream a large system for each.
+    """
+    if STREAMS[stream].heads == "multi":
+        return ["sgd"]
+    joint = length == "converged" and stream != "rotated slowly"
+    return ["sgd", "ogd", "joint"] if joint else ["sgd", "ogd"]
+
+
 def jobs(seeds: int) -> list[dict[str, Any]]:
     """All runs: seed by seed those of plain training, then those of other methods."""
     widths, methods = [], []
@@ -100,11 +111,7 @@ def jobs(seeds: int) -> list[dict[str, Any]]:
         if stream == "split CIFAR-10":
             kinds += [("WRN", width, "sgd") for width in CHANNELS]
         others = [("MLP", WIDTH, method) for method in METHODS[1:]]
-        # In the limit heads do not interact, so that all methods are one; and gradient flow on
-        # all tasks together would take an eigendecomposition for each of them.
-        exact = ["sgd"] if STREAMS[stream].heads == "multi" else [
-            m for m in CLOSED if (m, length) != ("joint", "brief")
-        ]  # fmt: skip
+        exact = closed_forms(stream, length)
         others += [("MLP", "inf", method) for method in exact]
         for found, pairs in ((widths, kinds), (methods, others)):
             found += [

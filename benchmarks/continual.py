@@ -23,7 +23,6 @@ from _cache import HERE, ResultCache, run_folder
 from _continual_runs import (
     BATCH,
     CHANNELS,
-    CLOSED,
     FEW_ROWS,
     LENGTHS,
     MANY_EPOCHS,
@@ -35,6 +34,7 @@ from _continual_runs import (
     STREAMS,
     WIDTH,
     WIDTHS,
+    closed_forms,
     jobs,
     run,
 )
@@ -103,8 +103,8 @@ def width_table(results: Results, stream: str, network: str, widths: tuple) -> s
 
 def method_table(results: Results, stream: str) -> str:
     rows = [_method_row(results, stream, WIDTH, method) for method in METHODS]
-    closed = CLOSED if STREAMS[stream].heads == "single" else ["sgd"]
-    rows += [_method_row(results, stream, "inf", method) for method in closed]
+    exact = closed_forms(stream, "converged")
+    rows += [_method_row(results, stream, "inf", method) for method in exact]
     quantities = ("accuracy", "forgetting", "learning")
     header = ["", *(f"{length}: {q}" for length in LENGTHS for q in quantities), "MiB", "s"]
     return markdown_table(header, rows)
