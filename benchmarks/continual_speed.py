@@ -6,7 +6,6 @@ python benchmarks/continual_speed.py --data DIR --no-write
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _memory import peak_bytes
 from _report import markdown_table, publish
 
 from skntk import ContinualNTK
@@ -123,7 +123,7 @@ def wide() -> dict[str, float]:
 
 def _wide() -> dict[str, float]:
     rng = np.random.default_rng(0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    before = peak_bytes() / 2**30
     model = ContinualNTK("ogd", depth=1, width=WIDE, memory_size=STORED, max_epochs=1,
                          batch_size=None, learning_rate=0.1, random_state=0)  # fmt: skip
     begun = time.perf_counter()
@@ -132,7 +132,7 @@ def _wide() -> dict[str, float]:
         model.partial_fit(X, y, classes=range(10) if i == 0 else None)
     return {
         "GiB before": before,
-        "GiB at most": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "GiB at most": peak_bytes() / 2**30,
         "stored": model.memory_["gradients"],
         "stored MiB": model.memory_["bytes"] / 2**20,
         "dense GiB": 4 * model.memory_["gradients"]

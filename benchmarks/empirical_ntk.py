@@ -27,7 +27,6 @@ neural-tangents needs an older NumPy and lives in an environment of its own::
 import argparse
 import itertools
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -49,6 +48,7 @@ from _comparison import (
     judged,
     seconds_of,
 )
+from _memory import peak_bytes
 from _report import markdown_table, publish
 from torch import Tensor, nn
 
@@ -448,22 +448,9 @@ def _peak_of_one_call(kind: str, n: int, dtype: str, data: Path | None) -> dict[
     return {
         "parameters": n_parameters(net),
         "result": K.nbytes,
-        "peak": _peak_bytes(),
+        "peak": peak_bytes(),
         "seconds": seconds,
     }
-
-
-def _peak_bytes() -> int:
-    """Most memory that this process has held.
-
-    On Linux not from ru_maxrss, in which a started process inherits its parent's peak.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = (s for s in status.read_text("ascii").splitlines() if s.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main() -> None:

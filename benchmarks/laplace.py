@@ -19,7 +19,6 @@ which takes minutes.
 
 import argparse
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _memory import peak_bytes
 from _report import markdown_table, publish
 from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
@@ -299,14 +299,14 @@ def many_classes() -> dict:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(20, FEATURES), nn.ReLU(), nn.Linear(FEATURES, CLASSES))
     X, y = rng.standard_normal((ROWS, 20)), rng.integers(0, CLASSES, ROWS)
-    before = _peak_gib()
+    before = peak_bytes() / 2**30
     model = LinearizedLaplaceClassifier(
         net, prefit=True, parameters="last_layer", curvature="kron", prior_precision=1.0
     )
     start = time.perf_counter()
     model.fit(X, y)
     fitted = time.perf_counter()
-    fit_peak = _peak_gib()
+    fit_peak = peak_bytes() / 2**30
     p = model.predict_proba(X)
     predicted = time.perf_counter()
     assert p.shape == (ROWS, CLASSES)
@@ -315,14 +315,8 @@ def many_classes() -> dict:
         "predict": predicted - fitted,
         "before": before,
         "fit_peak": fit_peak,
-        "peak": _peak_gib(),
+        "peak": peak_bytes() / 2**30,
     }
-
-
-def _peak_gib() -> float:
-    """Largest resident memory since the program was started, from Linux."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 2**20
 
 
 def _body(results: dict[str, dict], images: dict[str, tuple], many: dict, threads: int) -> str:

@@ -10,7 +10,6 @@
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _memory import peak_bytes, start_of_peak
 from _report import markdown_table, publish
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
@@ -174,39 +174,12 @@ def _peak_matrices(n: int, m: int) -> dict[str, float]:
     X, y = table(n)
     Z, _ = table(m, seed=1)
     ours().fit(X[:200], y[:200]).predict(Z[:50], return_std=True)
-    before = _start_of_peak()
+    before = start_of_peak()
     start = time.perf_counter()
     ours().fit(X, y).predict(Z, return_std=True)
     seconds = time.perf_counter() - start
-    used = _peak_bytes() - before
+    used = peak_bytes() - before
     return {"gib": used / 2**30, "matrices": used / (8.0 * n * n), "seconds": seconds}
-
-
-# On Linux ru_maxrss would not do: a started process inherits its parent's peak there, and a parent
-# that has just timed large fits hides all that this one needs. The kernel's own high-water mark
-# of this address space can be read, and be reset to what is held now.
-_LINUX_STATUS = Path("/proc/self/status")
-
-
-def _start_of_peak() -> int:
-    """Forget earlier peaks where that is possible; return the bytes held now."""
-    if not _LINUX_STATUS.exists():
-        return _peak_bytes()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status_bytes("VmRSS")
-
-
-def _peak_bytes() -> int:
-    if _LINUX_STATUS.exists():
-        return _status_bytes("VmHWM")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _status_bytes(field: str) -> int:
-    lines = _LINUX_STATUS.read_text(encoding="ascii").splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
 
 
 def _leave_one_out(repeats: int, grid_search: bool) -> str:
