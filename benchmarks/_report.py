@@ -75,7 +75,9 @@ def provenance(extra_versions: dict[str, str] | None = None) -> str:
 def command() -> str:
     """The command line as another machine would type it: every path becomes a placeholder."""
     words = ["python", f"benchmarks/{Path(sys.argv[0]).name}"]
-    placeholders = {"--data": "DIR", "--resume": "FILE", "--peer-python": "PYTHON"}
+    placeholders = {
+        "--data": "DIR", "--cache": "DIR", "--resume": "FILE", "--peer-python": "PYTHON"
+    }  # fmt: skip
     arguments = iter(sys.argv[1:])
     for word in arguments:
         option, joined, _ = word.partition("=")

@@ -1,7 +1,10 @@
 """What orthogonal gradient descent costs: time beside dense gradients, projections, memory.
 
-python benchmarks/continual_speed.py --data DIR
-python benchmarks/continual_speed.py --data DIR --no-write
+Beside the stored gradients of the package, which are factored, the same training with gradients
+that are written out and made orthonormal.
+
+    python benchmarks/continual_speed.py --data DIR
+    python benchmarks/continual_speed.py --data DIR --no-write
 """
 
 import argparse

@@ -9,6 +9,11 @@ Task: TypeAlias = Literal["classification", "regression"]
 Split: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
+def is_finite(y: np.ndarray) -> bool:
+    """Whether all targets are finite; strings are."""
+    return y.dtype.kind == "U" or bool(np.isfinite(y).all())
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A table with its targets and its published splits.
@@ -66,7 +71,7 @@ class Dataset:
             self._refuse(
                 f"X has shape {X.shape} and y {y.shape}; wanted (n, d) and (n,) or (n, k), n > 0"
             )
-        if not (np.isfinite(X).all() and (y.dtype.kind == "U" or np.isfinite(y).all())):
+        if not (np.isfinite(X).all() and is_finite(y)):
             self._refuse("X and y must be finite")
         if len(self.feature_names) != X.shape[1]:
             self._refuse(f"{len(self.feature_names)} feature names for {X.shape[1]} columns")

@@ -7,6 +7,8 @@ from numbers import Real
 import numpy as np
 from sklearn.utils import check_random_state
 
+from skntk.datasets.dataset import is_finite
+
 
 @dataclass(frozen=True, eq=False)
 class StreamTask:
@@ -56,7 +58,7 @@ class StreamTask:
                     f"X{side} has dtype {X.dtype} and y{side} {y.dtype}; X must be numbers, and y "
                     "numbers or strings"
                 )
-            if not (np.isfinite(X).all() and (y.dtype.kind == "U" or np.isfinite(y).all())):
+            if not (np.isfinite(X).all() and is_finite(y)):
                 self._refuse(f"X{side} and y{side} must be finite")
         if self.X.shape[1:] != self.X_test.shape[1:] or self.y.shape[1:] != self.y_test.shape[1:]:
             self._refuse(
