@@ -1,6 +1,7 @@
 """What all tests share: one thread, the seed, and the reference kernels."""
 
 import os
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -42,6 +43,13 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", _seeds(), scope="session")
+
+
+@pytest.fixture(autouse=True)
+def _no_figures():
+    """Each test starts with no figure open, whatever was drawn before it in its process."""
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session")

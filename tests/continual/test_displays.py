@@ -18,12 +18,6 @@ FIRST = [0.75, 0.5, 0.25]
 OVERLAP = np.array([[1.0, 0.25], [0.25, 1.0]])
 
 
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
-
-
 def texts(items):
     return [item.get_text() for item in items]
 

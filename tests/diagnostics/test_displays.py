@@ -38,12 +38,6 @@ KINDS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _closed():
-    yield
-    plt.close("all")
-
-
 @pytest.mark.parametrize(("make", "display", "params", "panels"), KINDS)
 def test_displays(make, display, params, panels):
     report = make(NET, X, Y, **params)
