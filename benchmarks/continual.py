@@ -211,11 +211,12 @@ def main() -> None:
     if options.only_runs:
         return
     results = Results(kept, options.seeds)
-    missing = sum(kept.get(**{k: j[k] for k in KEY}) is None for j in jobs(options.seeds))
+    asked = jobs(options.seeds)
+    done = sum(kept.get(**{k: j[k] for k in KEY}) is not None for j in asked)
     body = [
         f"{options.seeds} seeds (other splits, permutations and initial weights), mean ± standard "
-        f"error; {missing} of {len(jobs(options.seeds))} runs are missing. Scores and forgetting "
-        f"in points of test accuracy. Brief: 5 epochs of SGD with rate {RATE:g} in the NTK "
+        f"error; {done} of {len(asked)} runs. Scores and forgetting in points of "
+        f"test accuracy. Brief: 5 epochs of SGD with rate {RATE:g} in the NTK "
         f"parametrization ({STANDARD_RATE:g} in the standard one) and batches of {BATCH}. "
         "Converged: with momentum 0.9, until the mean training loss of an epoch is at most "
         f"{LENGTHS['converged'][1]:g}, at most {LENGTHS['converged'][0]} epochs. The residual "
