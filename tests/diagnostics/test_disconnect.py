@@ -42,7 +42,7 @@ def test_where_theory_is_right_no_difference_is_told_from_zero(centered, seed):
     Over 12 seeds, centered or not, these are 72 intervals: each holds 0, the widest is 0.03 wide.
     """
     X, y = problem(seed)
-    net = NetworkRegressor(**WIDE, centered=centered, optimizer="gd", max_epochs=50)
+    net = NetworkRegressor(**WIDE, centered=centered, optimizer="gd", max_epochs=20)
     report = disconnect_report(net, X, y, widths=[8192], n_seeds=8, random_state=seed)
     summary = report.summary
     assert (summary.low <= 0).all()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pickle
-import subprocess
 import sys
 
 import numpy as np
@@ -38,9 +37,15 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize(("make", "display", "params", "panels"), KINDS)
-def test_displays(make, display, params, panels):
-    report = make(NET, X, Y, **params)
+@pytest.fixture(scope="module", params=[pytest.param(kind.values, id=kind.id) for kind in KINDS])
+def kind(request):
+    """A report, its display, how many panels that has, and the parameters."""
+    make, display, params, panels = request.param
+    return make(NET, X, Y, **params), display, panels, params
+
+
+def test_displays(kind):
+    report, display, panels, params = kind
     drawn = report.plot()
     assert isinstance(drawn, display)
     assert drawn.report is report
@@ -56,10 +61,10 @@ def test_displays(make, display, params, panels):
     assert own.report.runs.equals(report.runs)
 
 
-@pytest.mark.parametrize(("make", "display", "params", "panels"), KINDS)
-def test_an_axes_of_ones_own(make, display, params, panels):
+def test_an_axes_of_ones_own(kind):
+    report, display, _, _ = kind
     figure, axes = plt.subplots(1, 2)
-    drawn = display(make(NET, X, Y, **params)).plot(axes[1])
+    drawn = display(report).plot(axes[1])
     assert drawn.ax_ is axes[1]
     assert drawn.figure_ is figure
     assert axes[1].has_data()
@@ -80,9 +85,8 @@ def test_singular_kernels_can_be_drawn(make):
     make(NET, X[[0, 0, 1, 2]], Y[:4], **TWO).plot().figure_.canvas.draw()
 
 
-@pytest.mark.parametrize(("make", "display", "params", "panels"), KINDS)
-def test_pages(make, display, params, panels, tmp_path):
-    report = make(NET, X, Y, **params)
+def test_pages(kind, tmp_path):
+    report = kind[0]
     path = tmp_path / "deep" / "report.html"
     report.to_html(path)
     page = path.read_text(encoding="utf-8")
@@ -117,9 +121,8 @@ def test_optimizers_of_any_name(tmp_path):
     assert [t.get_text() for t in drawn.ax_.get_legend().get_texts()] == [r"a/b \$c", r"../\$d\$"]
 
 
-@pytest.mark.parametrize(("make", "display", "params", "panels"), KINDS)
-def test_reports_speak_and_travel(make, display, params, panels):
-    report = make(NET, X, Y, **params)
+def test_reports_speak_and_travel(kind):
+    report = kind[0]
     assert repr(report).startswith(type(report).__name__)
     assert report.verdict in repr(report)
     assert "<table" in report._repr_html_()
@@ -128,20 +131,10 @@ def test_reports_speak_and_travel(make, display, params, panels):
     assert copy.verdict == report.verdict
 
 
-def test_without_matplotlib():
+def test_without_matplotlib(monkeypatch):
     """Reports are made all the same, and drawing says what is missing."""
-    code = """
-import sys
-sys.modules["matplotlib"] = None
-import numpy as np
-from skntk import NetworkRegressor
-from skntk.diagnostics import disconnect_report
-X, y = np.random.default_rng(0).standard_normal((12, 3)), np.arange(12.0)
-report = disconnect_report(NetworkRegressor(depth=1, width=4, max_epochs=1), X, y, n_seeds=2)
-try:
-    report.plot()
-except ImportError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "pip install 'skntk[plot]'" in done.stdout
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    report = disconnect_report(NET, X, Y, n_seeds=2)
+    with pytest.raises(ImportError, match=r"pip install 'skntk\[plot\]'"):
+        report.plot()

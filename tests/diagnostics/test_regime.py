@@ -263,30 +263,16 @@ def test_a_class_with_a_default_width_is_judged_at_that(seed):
 def test_classes_and_images(seed):
     rng = np.random.default_rng(seed)
     images, labels = rng.standard_normal((9, 1, 4, 4)), np.array(["a", "b", "c"] * 3)
-    report = kernel_regime_report(
-        snn.ConvNet,
-        images,
-        labels,
-        widths=[4, 8],
-        n_seeds=2,
-        n_times=2,
-        module__in_channels=1,
-        module__out_features=3,
-        module__depth=1,
-    )
+    module = {"module__in_channels": 1, "module__out_features": 3, "module__depth": 1}
+    few = {"widths": [4, 8], "n_seeds": 2, "n_times": 2}
+    report = kernel_regime_report(snn.ConvNet, images, labels, **few, **module)
     assert report.title.startswith(
         "ConvNet; 200 epochs of adam, cross-entropy loss; 9 rows, 2 seeds"
     )
-    flat = NetworkClassifier(
-        module=snn.ConvNet,
-        input_shape=(1, 4, 4),
-        module__in_channels=1,
-        module__out_features=3,
-        module__depth=1,
-    )
-    same = kernel_regime_report(
-        flat, images.reshape(9, -1), labels, widths=[4, 8], n_seeds=2, n_times=2
-    )
+    net = NetworkClassifier(module=snn.ConvNet, max_epochs=5, **module)
+    report = kernel_regime_report(net, images, labels, **few)
+    flat = net.set_params(input_shape=(1, 4, 4))
+    same = kernel_regime_report(flat, images.reshape(9, -1), labels, **few)
     assert same.runs.equals(report.runs)
 
 

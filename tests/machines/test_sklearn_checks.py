@@ -29,7 +29,6 @@ def expected_failures(estimator):
         NTKRegressor(depth=1, bias_std=0.1, embedding="none", tuning="marginal_likelihood"),
         NTKClassifier(),
         NTKClassifier(tuning=None),
-        NTKClassifier(tuning=None, kind="nngp"),
         NTKClassifier(depth=1, bias_std=0.1, embedding="none", tuning="marginal_likelihood"),
         NTKRegressor(width=16, tuning=None, random_state=0),
         NTKRegressor(width=16, random_state=0, param_grid=FEW),

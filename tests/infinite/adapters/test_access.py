@@ -9,8 +9,9 @@ ADAPTERS = ("GPyTorchNTKKernel", "NNGPKernel", "NTKKernel")
 
 SCRIPT = """
 import sys
-import skntk.infinite as infinite
-loaded = [m for m in sys.modules if m.startswith(("gpytorch", "skntk.infinite.adapters"))]
+import skntk.cli.main, skntk.continual, skntk.diagnostics, skntk.infinite as infinite, skntk.metrics
+optional = ("gpytorch", "matplotlib", "skntk.infinite.adapters")
+loaded = [m for m in sys.modules if m.startswith(optional)]
 assert not loaded, loaded
 sys.modules["gpytorch"] = None  # as if it were not installed
 from skntk.infinite import NNGPKernel, NTKKernel
@@ -24,7 +25,7 @@ else:
 """
 
 
-def test_adapters_are_imported_on_access_and_a_missing_library_is_named() -> None:
+def test_optional_libraries_are_imported_on_access_and_a_missing_one_is_named() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
