@@ -27,7 +27,6 @@ import pandas as pd
 
 from skntk import ContinualNTK
 from skntk.continual import evaluate
-from skntk.core.plotting import legend, line_style
 from skntk.datasets import load, rotated_tasks
 
 SEEDS = range(3)
@@ -106,7 +105,8 @@ print(f"limit, trained to convergence: {end.forgetting.mean():.3f}")
 def curve(ax, i, found, label):
     """Mean over seeds, and its standard error."""
     groups = found.groupby("width").forgetting
-    ax.errorbar(widths, groups.mean(), groups.sem(), capsize=3, label=label, **line_style(i))
+    style = {"fmt": ("o-", "s--")[i], "capsize": 3}
+    ax.errorbar(widths, groups.mean(), groups.sem(), color="black", label=label, **style)
 
 
 figure, axes = plt.subplots(1, 3, figsize=(12, 4.6), sharey=True, layout="constrained")
@@ -123,7 +123,7 @@ for ax, title in zip(axes, titles, strict=True):
     ax.minorticks_off()
     ax.grid(color="0.92")
     ax.set_axisbelow(True)
-    legend(ax)
+    ax.legend(fontsize=8)
 axes[0].set_ylabel("average forgetting (mean ± standard error)")
 plt.show()
 

@@ -18,7 +18,6 @@ import pandas as pd
 
 from skntk import ContinualNTK
 from skntk.continual import OverlapDisplay, forgetting_report
-from skntk.core.plotting import legend, line_style
 from skntk.datasets import load, rotated_tasks
 
 # %%
@@ -73,14 +72,14 @@ plt.show()
 errors = pd.DataFrame({w: report.table["relative error"] for w, report in reports.items()})
 print(errors.round(3).to_string())
 figure, ax = plt.subplots(figsize=(6, 4.8), layout="constrained")
-for i, (name, row) in enumerate(errors.iterrows()):
-    ax.loglog(widths, row, label=name, **line_style(i))
+for style, (name, row) in zip(("o-", "s--", "^:", "D-."), errors.iterrows(), strict=True):
+    ax.loglog(widths, row, style, color="black", label=name)
 ax.set(xlabel="width", ylabel="relative error of the predicted drift", title="Trained networks")
 ax.set_xticks(widths, widths)
 ax.set_yticks([0.1, 0.2, 0.5, 1, 2], [0.1, 0.2, 0.5, 1, 2])
 ax.minorticks_off()
 ax.grid(color="0.92")
-legend(ax)
+ax.legend()
 plt.show()
 
 # %%

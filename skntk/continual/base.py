@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -44,7 +45,7 @@ from skntk.core import (
     resolve_device,
     resolve_dtype,
 )
-from skntk.finite.network import check_module
+from skntk.finite.network import BATCH_NORMS, check_module
 from skntk.machines.networks import (
     ModuleParams,
     as_rows,
@@ -86,6 +87,8 @@ class Learnt:
         Parameters that all tasks have in common.
     distances : tuple of float
         Of the weights from their start.
+    seconds : tuple of float
+        That each call took to learn.
     """
 
     heads: Heads
@@ -96,6 +99,7 @@ class Learnt:
     mark: str
     params: dict[str, str]
     distances: tuple[float, ...]
+    seconds: tuple[float, ...]
 
 
 #: Parameters that mean what they mean in `NetworkClassifier`.
@@ -180,6 +184,13 @@ class ContinualEstimator(ModuleParams):
                 f"method={self.method!r} has no closed form; regime='kernel' and width=np.inf take "
                 f"one of {list(CLOSED)}."
             )
+        empirical = self.regime == "kernel" and self.width != math.inf
+        if empirical and self.heads == "multi" and self.outputs == "trace":
+            raise ValueError(
+                "outputs='trace' takes all outputs for independent, so that with heads='multi' "
+                "nothing could be forgotten; pass outputs='full', or width=np.inf for the limit, "
+                "where they are."
+            )
         if self.checkpoint is not None and not isinstance(self.random_state, Integral):
             raise ValueError(
                 f"checkpoint needs random_state to be an integer, not {self.random_state!r}: else "
@@ -217,12 +228,16 @@ class ContinualEstimator(ModuleParams):
             if found is not None:
                 self._learnt: Learnt = found
                 return
+        begun = time.perf_counter()
         seed, learner = self._prepared(X, heads)
         if path is not None:
             check_pickles(learner)
         learner.learn(TaskRows(X, Y), _task_seed(seed, count, 1))
         distances = (*(before.distances if before else ()), learner.distance())
-        learnt = Learnt(heads, learner, units or {}, seed, count + 1, mark, params, distances)
+        seconds = (*(before.seconds if before else ()), time.perf_counter() - begun)
+        learnt = Learnt(
+            heads, learner, units or {}, seed, count + 1, mark, params, distances, seconds
+        )
         if path is not None:
             write_checkpoint(path, mark, described_now, learnt)
         self._learnt = learnt
@@ -271,8 +286,8 @@ class ContinualEstimator(ModuleParams):
             return KernelLearner(
                 kernel, self.method, self.memory_size, float(self.alpha), float(self.training_time)
             )
-        if self.method in PROJECTIONS:  # running statistics would move stored outputs
-            check_module(copy.deepcopy(module).train())
+        if self.method in PROJECTIONS:
+            _check_norms(module, self.method)
         module = in_regime(module, self.regime, self.centered, inspect.isclass(self.module))
         return NetworkLearner(module, self._rule(), self._training(device))
 
@@ -397,6 +412,17 @@ def _mark(chain: str, params: dict[str, str], X: Tensor, Y: Tensor, heads: Heads
 def _task_seed(seed: int, task: int, purpose: int) -> int:
     """Seed of one task, for one purpose."""
     return int(np.random.SeedSequence([seed, task, purpose]).generate_state(1)[0])
+
+
+def _check_norms(module: nn.Module, method: str) -> None:
+    """Refuse running statistics, which would move the outputs that a projection holds."""
+    for path, layer in module.named_modules():
+        if isinstance(layer, BATCH_NORMS):
+            raise ValueError(
+                f"{type(layer).__name__} at {path or 'the top'!r} has running statistics that move "
+                f"in training, and with them the outputs that method={method!r} is to hold: use "
+                "another norm, such as GroupNorm, or another method, such as 'replay'."
+            )
 
 
 def _with_dropout(module: nn.Module, p: float) -> nn.Module:

@@ -76,7 +76,9 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         what kernel theory speaks of. In closed form always squared.
     learning_rate : float or "auto", default="auto"
         Of gradient descent; "auto" is the inverse of the largest curvature of a batch's loss, for
-        the rows of each task, from the empirical NTK at initialization.
+        the rows of each task, from the empirical NTK at initialization; a network that is trained
+        itself, and has other layers than those of `skntk.nn` in the NTK parametrization, takes it
+        times one minus the momentum, for its kernel grows.
     momentum : float, default=0.9
         In [0, 1); starts anew with each task.
     max_epochs : int, default=10
@@ -90,7 +92,8 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         outputs), rows for "replay". None keeps all; 0 nothing, which is plain gradient descent.
     stored_outputs : {"label", "all"}, default="label"
         Whether a stored row has one gradient, of its label's output, or one of each output of its
-        task. In closed form always all.
+        task. With "label" the others may move, and with them the prediction. In closed form always
+        all.
     penalty : float, default=100.0
         Strength of "ewc" and "online_ewc": what multiplies the mean Fisher information beside the
         mean loss of a task.
@@ -102,7 +105,7 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
         Of the hidden layers of the default network under "stable_sgd", with ``regime="full"``.
     outputs : {"trace", "full"}, default="trace"
         Of the empirical NTK in closed form: the mean over outputs, which then do not interact, or
-        all pairs of them, as training sees it.
+        all pairs of them, as training sees it. ``heads="multi"`` needs "full".
     alpha : float, default=1e-6
         Ridge in closed form, relative to the mean diagonal of the kernel between a task's rows.
     training_time : float, default=inf
@@ -358,7 +361,7 @@ class ContinualNTK(ClassifierMixin, ContinualEstimator):
             Test rows.
         task : hashable, optional
             Name of their task. It must be given with ``heads="multi"`` and several tasks, and makes
-            no difference otherwise.
+            no difference otherwise, but that it must have been learnt.
 
         Returns
         -------

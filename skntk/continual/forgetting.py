@@ -16,6 +16,11 @@ from skntk.continual.report import Task, check_stream, first_call, seeded_clone
 from skntk.continual.tasks import TaskRows
 from skntk.core import require
 
+_COLUMNS = (
+    "predicted drift", "observed drift", "relative error", "predicted forgetting",
+    "observed forgetting",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class ForgettingReport:
@@ -30,7 +35,8 @@ class ForgettingReport:
     table : pandas.DataFrame
         For each task but the last, at its training rows: the root mean square of the drift of the
         outputs since it was learnt, and the increase of its loss (mean of half the squared error);
-        predicted and observed. The relative error is the root mean square of the difference of
+        predicted and observed, in the units of the network's outputs: a regressor's are scaled
+        targets. The relative error is the root mean square of the difference of
         predicted and observed drift, over that of the observed one.
     estimator : ContinualNTK or ContinualNTKRegressor
         After the last task.
@@ -106,10 +112,11 @@ def forgetting_report(
     names = check_stream(estimator, tasks)
     model = seeded_clone(estimator)
     if model.method != "sgd" or (not model._closed and model._loss != "squared"):
+        loss = f" and loss={model.loss!r}" if hasattr(model, "loss") else ""
+        wanted = " and loss='squared'" if loss else ""
         raise ValueError(
-            f"method={model.method!r} with loss={getattr(model, 'loss', 'squared')!r}: the "
-            "prediction is that of plain training on squared loss; pass method='sgd' and "
-            "loss='squared'."
+            f"method={model.method!r}{loss}: the prediction is that of plain training on squared "
+            f"loss; pass method='sgd'{wanted}."
         )
     if model.heads == "multi" and model.outputs == "trace" and not model._closed:
         raise ValueError(
@@ -184,7 +191,7 @@ def _compared(
         if s < T - 1:
             now = learner.outputs(task.rows.X)
             records.append(_record(task, drift, now, kernel.shared))
-    table = pd.DataFrame(records, index=pd.Index(names[:-1], name="task"))
+    table = pd.DataFrame(records, pd.Index(names[:-1], name="task"), _COLUMNS)
     return ForgettingReport(names, overlap, table, model)
 
 
@@ -196,7 +203,7 @@ def _restricted(moved: Tensor, task: _Seen, later: _Seen, shared: bool) -> Tenso
     return torch.where(task.rows.known, moved[:, :k], 0.0)
 
 
-def _record(task: _Seen, drift: Tensor, now: Tensor, shared: bool) -> dict[str, float]:
+def _record(task: _Seen, drift: Tensor, now: Tensor, shared: bool) -> tuple[float, ...]:
     """One line of the table."""
     observed = task.equations(shared, now) - task.equations(shared, task.after)
     residuals = task.equations(shared, task.rows.Y - task.after)
@@ -210,10 +217,5 @@ def _record(task: _Seen, drift: Tensor, now: Tensor, shared: bool) -> dict[str, 
     def forgetting(D: Tensor) -> float:
         return 0.5 * float((D.square() - 2 * residuals * D).sum()) / n
 
-    return {
-        "predicted drift": size(drift),
-        "observed drift": size(observed),
-        "relative error": size(drift - observed) / max(size(observed), 1e-12 * scale),
-        "predicted forgetting": forgetting(drift),
-        "observed forgetting": forgetting(observed),
-    }
+    error = size(drift - observed) / max(size(observed), 1e-12 * scale)
+    return size(drift), size(observed), error, forgetting(drift), forgetting(observed)

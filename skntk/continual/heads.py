@@ -104,11 +104,19 @@ class Heads:
             if task not in self.tasks:
                 return self._added(task, classes.tolist())
             have = [self.labels[i] for i in self.own[self.tasks.index(task)]]
-            self._refuse([c for c in classes.tolist() if c not in have], have, f"task {task!r}")
+            strange = [c for c in classes.tolist() if c not in have]
+            if strange:
+                raise ValueError(
+                    f"y has the classes {strange}, but task {task!r} has outputs for {have} alone: "
+                    "give other classes a task of another name."
+                )
             return self
-        if self.kind == "single" and self.tasks:
-            self._refuse(new, list(self.labels), "the network")
-            new = []
+        if self.kind == "single" and self.tasks and new:
+            raise ValueError(
+                f"y has the classes {new}, but the network has outputs for {list(self.labels)} "
+                "alone: pass all classes= at the first call, or take heads='incremental' (classes "
+                "that come later) or heads='multi' (each task its own)."
+            )
         return self._added(task, new)
 
     def with_outputs(self, task: Hashable, n_outputs: int) -> Heads:
@@ -132,15 +140,6 @@ class Heads:
             return made
         own = tuple(range(self.n_outputs, made.n_outputs)) if self.kind == "multi" else ()
         return replace(made, tasks=(*self.tasks, task), own=(*self.own, own))
-
-    @staticmethod
-    def _refuse(new: list[Any], have: list[Any], where: str) -> None:
-        if new:
-            raise ValueError(
-                f"y has the classes {new}, but {where} has outputs for {have} alone: pass all "
-                "classes= at the first call, or take heads='incremental' (classes that come later) "
-                "or heads='multi' (each task its own)."
-            )
 
     def empty_targets(self, task: Hashable, n: int, dtype: torch.dtype) -> Tensor:
         """Targets (n, k): zeros for the outputs of a task, NaN for others."""

@@ -12,6 +12,8 @@ Riemer et al. (2019), "Learning to learn without forgetting by maximizing transf
 interference".
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import ArrayLike
 

@@ -29,7 +29,7 @@ from skntk.training.net import (
     seeded,
 )
 from skntk.training.preconditioners import tangent_module
-from skntk.training.rates import stable_rate
+from skntk.training.rates import is_ntk_parametrized, stable_rate
 
 _TEST_BATCH = 1024
 
@@ -43,7 +43,7 @@ class Training:
     loss : {"cross_entropy", "squared"}
         Of the outputs that belong to a task.
     learning_rate : float or "auto"
-        Of gradient descent; "auto" is the largest stable one at the start of the task.
+        Of gradient descent; "auto" is what the kernel at the start has room for.
     rate_decay : float
         By which the rate is multiplied for each task that was learnt before.
     momentum, max_epochs, tol, batch_size
@@ -164,7 +164,8 @@ class NetworkLearner:
         """Learning rate of the task that comes, from rows that batches are made of.
 
         By the kernel at the start: that of a trained network is larger, but the curvature of its
-        loss is not.
+        loss is not. That holds in the NTK parametrization; in others the kernel grows further, and
+        the rate is such that momentum, too, makes no longer steps than the curvature has room for.
         """
         rate = self.training.learning_rate
         if rate == "auto":
@@ -172,13 +173,16 @@ class NetworkLearner:
             with seeded(seed):
                 X, Y = self.rule.collate((mixed.X, mixed.Y))
                 again = torch.randperm(len(X))
+            start = self._initial()
             rate = stable_rate(
-                self._initial(),
+                start,
                 X[again],
                 batch_size,
                 categorical=self.training.loss == "cross_entropy",
                 columns=TaskRows(X, Y).columns.cpu(),
             )
+            if not (is_ntk_parametrized(start) or isinstance(self.module, Linearized)):
+                rate *= 1 - self.training.momentum
         return float(rate) * self.training.rate_decay ** len(self.rates)
 
     def _tangent(self) -> nn.Module:

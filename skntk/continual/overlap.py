@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -95,13 +96,17 @@ def mean_squared_cosine(overlap: Tensor) -> float:
 
 
 def ntk_overlap(
-    K: Tensor, K_cross: Tensor, K_other: Tensor, *, n_components: int | None = None
+    K: Tensor | np.ndarray,
+    K_cross: Tensor | np.ndarray,
+    K_other: Tensor | np.ndarray,
+    *,
+    n_components: int | None = None,
 ) -> Tensor:
     r"""Return the NTK overlap matrix of two tasks.
 
     Parameters
     ----------
-    K, K_cross, K_other : Tensor of shape (n, n), (n, m), (m, m)
+    K, K_cross, K_other : Tensor or ndarray of shape (n, n), (n, m), (m, m)
         Kernels between the rows of the first task, of both, and of the second.
     n_components : int, optional
         Leading directions of each that are compared; by default all.
@@ -124,5 +129,6 @@ def ntk_overlap(
     >>> ntk_overlap(X @ X.T, X @ Z.T, Z @ Z.T).square().sum()
     tensor(1., dtype=torch.float64)
     """
+    K, K_cross, K_other = (torch.as_tensor(M) for M in (K, K_cross, K_other))
     one, two = TaskSpectrum.of(K, n_components), TaskSpectrum.of(K_other, n_components)
     return one.overlap(two, K_cross)

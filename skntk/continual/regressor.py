@@ -213,7 +213,7 @@ class ContinualNTKRegressor(RegressorMixin, ContinualEstimator):
             Test rows.
         task : hashable, optional
             Name of their task. It must be given with ``heads="multi"`` and several tasks, and makes
-            no difference otherwise.
+            no difference otherwise, but that it must have been learnt.
 
         Returns
         -------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -141,6 +140,8 @@ def evaluate(
     ------
     ValueError
         If there is no task, or two have one name.
+    TypeError
+        If `estimator` or a task is something else.
 
     Examples
     --------
@@ -159,9 +160,8 @@ def evaluate(
     columns: dict[str, list[float]] = {k: [] for k in ("distances", "losses", "memory", "seconds")}
     scores = np.full((len(tasks), len(tasks)), np.nan)
     for i, task in enumerate(tasks):
-        begun = time.perf_counter()
         model.partial_fit(task.X, task.y, task=task.name, **first_call(model, tasks, i))
-        columns["seconds"].append(time.perf_counter() - begun)
+        columns["seconds"].append(model._learnt.seconds[-1])
         columns["distances"].append(model.distances_[-1])
         columns["memory"].append(model.memory_["bytes"])
         epochs = model.losses_[-1] if model.losses_ else []
@@ -187,6 +187,13 @@ def check_stream(estimator: Any, tasks: Sequence[Task]) -> list[Hashable]:
             f"estimator is a {type(estimator).__name__}; pass a ContinualNTK or "
             "ContinualNTKRegressor, and tasks whose rows are transformed already."
         )
+    for i, task in enumerate(tasks):
+        lacking = [a for a in Task.__annotations__ if not hasattr(task, a)]
+        if lacking:
+            raise TypeError(
+                f"tasks[{i}] is a {type(task).__name__} without {', '.join(lacking)}; a task has "
+                f"{', '.join(Task.__annotations__)}, as skntk.datasets.StreamTask does."
+            )
     names: list[Hashable] = [task.name for task in tasks]
     if not names:
         raise ValueError("tasks is empty; pass at least one task.")

@@ -39,8 +39,11 @@ def line_style(i: int) -> dict[str, Any]:
 
 
 def legend(ax: Any) -> None:
-    """Legend under the panel, in two columns where they fit."""
+    """Legend under the panel, in two columns where they fit; in it where nothing makes room."""
     handles, labels = ax.get_legend_handles_labels()
+    if ax.figure.get_layout_engine() is None:
+        ax.legend(handles, labels, fontsize=8, handlelength=3.5)
+        return
     below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "frameon": False}
     columns = 1 if len(labels) < 3 or max(map(len, labels)) > 34 else 2
     ax.legend(handles, labels, fontsize=8, handlelength=3.5, ncols=columns, **below)

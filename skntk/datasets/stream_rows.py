@@ -1,5 +1,7 @@
 """Which rows each task of a stream trains on, and which it is tested on."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from math import ceil
 from numbers import Integral, Real

@@ -1,5 +1,7 @@
 """One task of a stream for continual learning, and blurred boundaries between tasks."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from numbers import Real

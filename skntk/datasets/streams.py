@@ -5,6 +5,8 @@ change the inputs (rotated, permuted), the classes, or the part of a table that 
 Values are never scaled.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from math import factorial

@@ -28,7 +28,6 @@ from skntk.machines.networks import (
     finite_width,
 )
 from skntk.machines.validation import Interval, StrOptions
-from skntk.nn.parametrization import Affine
 from skntk.training.building import drawn_network, in_regime, placed
 from skntk.training.net import (
     BestStopping,
@@ -44,7 +43,7 @@ from skntk.training.net import (
     seeded,
 )
 from skntk.training.preconditioners import KFAC, NaturalGradient, tangent_module
-from skntk.training.rates import stable_rate
+from skntk.training.rates import is_ntk_parametrized, stable_rate
 
 PRECONDITIONERS = {"natural_gradient": NaturalGradient, "kfac": KFAC}
 #: Rows of a batch, and of test data that go through the network at one time.
@@ -131,9 +130,7 @@ class NetworkEstimator(ModuleParams):
         if self.optimizer in PRECONDITIONERS:
             return 1.0 if self.regime == "linearized" else 0.5
         if self.optimizer == "adam":
-            tangent = tangent_module(module)
-            kinds = [m.parametrization for m in tangent.modules() if isinstance(m, Affine)]
-            return 3e-3 if kinds and all(kind == "ntk" for kind in kinds) else 1e-3
+            return 3e-3 if is_ntk_parametrized(tangent_module(module)) else 1e-3
         return stable_rate(
             tangent_module(module),
             X.to(resolve_device(self.device)),

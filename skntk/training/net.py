@@ -193,8 +193,8 @@ class Divergence(Callback):
         if not math.isfinite(loss):
             raise TrainingDivergedError(
                 f"the training loss is {loss} after epoch {len(net.history)}, with "
-                f"learning_rate={net.lr:.3g}: pass a smaller learning_rate, more damping if the "
-                "optimizer has it, or scale the inputs."
+                f"learning_rate={net.lr:.3g}: pass a smaller learning_rate, less momentum or "
+                "more damping if the optimizer has them, or scale inputs and targets."
             )
 
 

@@ -7,9 +7,16 @@ from torch import Tensor, nn
 
 from skntk.finite import EmpiricalKernel
 from skntk.finite.network import NetworkInputs, evaluate
+from skntk.nn.parametrization import Affine
 
 #: Matrix rows of the kernel that it is read from.
 _MATRIX_ROWS = 1024
+
+
+def is_ntk_parametrized(module: nn.Module) -> bool:
+    """Whether all `skntk.nn` layers, of which there are some, are in the NTK parametrization."""
+    kinds = [m.parametrization for m in module.modules() if isinstance(m, Affine)]
+    return bool(kinds) and all(kind == "ntk" for kind in kinds)
 
 
 def stable_rate(

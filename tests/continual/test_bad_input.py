@@ -41,7 +41,7 @@ def test_a_new_class_with_one_head(tasks):
     assert declared.predict_proba(tasks[0].X).shape == (12, 4)
     with pytest.raises(ValueError, match=r"classes \[1\], which are not among classes=\[0\]"):
         ContinualNTK("sgd", **SMALL).partial_fit(tasks[0].X, tasks[0].y, classes=[0])
-    with pytest.raises(ValueError, match=r"but task 'a' has outputs for \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"task 'a' has outputs for \[0, 1\].*of another name"):
         learnt(tasks, heads="multi").partial_fit(tasks[1].X, tasks[1].y, task="a")
 
 
@@ -92,6 +92,11 @@ def test_nothing_learnt(tasks):
         evaluate(ContinualNTK(), [])
     with pytest.raises(ValueError, match=r"names \['t0'\] twice"):
         evaluate(ContinualNTK(), [tasks[0], tasks[0]])
+    for function in (evaluate, forgetting_report):
+        with pytest.raises(
+            TypeError, match=r"tasks\[1\] is a tuple without name, X, y, X_test, y_"
+        ):
+            function(ContinualNTK("sgd", loss="squared"), [tasks[0], (tasks[0].X, tasks[0].y)])
 
 
 def test_methods_without_a_closed_form(tasks):
@@ -103,6 +108,13 @@ def test_methods_without_a_closed_form(tasks):
         learnt(tasks, method="replay", regime="kernel")
     with pytest.raises(AttributeError, match="no trained network"):
         _ = learnt(tasks, width=np.inf).module_
+
+
+def test_independent_outputs_would_forget_nothing(tasks):
+    with pytest.raises(ValueError, match=r"pass outputs='full', or width=np\.inf"):
+        learnt(tasks, heads="multi", regime="kernel")
+    for params in ({"outputs": "full"}, {"width": np.inf}):
+        assert learnt(tasks, heads="multi", regime="kernel", **params).tasks_ == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +200,8 @@ def test_report_of_other_methods(tasks):
     for params in ({"method": "ogd", "loss": "squared"}, {"method": "sgd"}):
         with pytest.raises(ValueError, match="pass method='sgd' and loss='squared'"):
             forgetting_report(ContinualNTK(**params, **SMALL), tasks)
+    with pytest.raises(ValueError, match=r"method='ogd': .* pass method='sgd'\.$"):
+        forgetting_report(ContinualNTKRegressor("ogd", **SMALL), tasks)
 
 
 def test_reports_of_what_cannot_be(tasks):
@@ -207,6 +221,9 @@ def test_reports_of_what_cannot_be(tasks):
         with pytest.raises(TypeError, match="estimator is a Pipeline"):
             function(make_pipeline(StandardScaler(), trace), tasks)
     assert evaluate(trace, iter(tasks)).scores.shape == (2, 2)
+    alone = forgetting_report(ContinualNTK("sgd", loss="squared", **SMALL), tasks[:1])
+    assert alone.table.shape == (0, 5)
+    assert alone.predicted.shape == alone.observed.shape == (0,)
 
 
 def test_flat_images():
@@ -237,7 +254,7 @@ def test_images_and_frames():
 def test_batchnorm_would_move_stored_outputs(tasks):
     net = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     for method in ("ogd", "ogd_plus", "pca_ogd"):
-        with pytest.raises(ValueError, match="BatchNorm1d at '1'"):
+        with pytest.raises(ValueError, match=r"BatchNorm1d at '1' has running.*such as GroupNorm"):
             learnt(tasks, module=net, width=None, method=method)
     assert learnt(tasks, module=net, width=None).tasks_ == ["a"]
 

@@ -228,6 +228,8 @@ def test_drawn_where_told_and_twice():
     assert curves.axes_ == [axes[1]]
     assert overlap.axes_ == [axes[2]]
     assert not axes[3].has_data()
+    figure.canvas.draw()
+    assert figure.bbox.contains(*curves.ax_.get_legend().get_window_extent().p0)
     assert plt.get_fignums() == [figure.number]
     assert matrix.plot().figure_ is not figure
 

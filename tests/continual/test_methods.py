@@ -367,6 +367,24 @@ def test_automatic_rate_knows_of_replayed_rows(seed):
     assert model.learning_rates_[1] < 10 * model.learning_rates_[0]
 
 
+def test_automatic_rate_leaves_room_where_the_kernel_grows(seed):
+    """Of ordinary layers that are trained, it is what momentum makes of a step that counts."""
+    (task,) = regression(seed, n_tasks=1)
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    def rate(momentum, **params):
+        model = ContinualNTKRegressor("sgd", momentum=momentum, **SMALL | params)
+        return model.fit(task.X, task.y).learning_rates_[0]
+
+    for params, share in (
+        ({}, 1),
+        ({"parametrization": "standard"}, 0.25),
+        ({"module": net, "width": None}, 0.25),
+        ({"module": net, "width": None, "regime": "linearized"}, 1),
+    ):
+        assert rate(0.75, **params) == pytest.approx(share * rate(0.0, **params), rel=1e-6)
+
+
 def test_evaluation_of_untrained_networks(seed):
     """Without training all scores are the baseline's, whatever the seed."""
     from skntk.continual import evaluate

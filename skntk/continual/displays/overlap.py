@@ -96,7 +96,8 @@ class OverlapDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw the overlap alone; by default a new figure has both panels.
+            Where to draw the overlap alone; by default a new figure has both panels. One of your
+            own has room for names with ``layout="constrained"``.
 
         Returns
         -------

@@ -94,7 +94,8 @@ class ScoreMatrixDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw; by default a new figure.
+            Where to draw; by default a new figure. One of your own has room for names with
+            ``layout="constrained"``.
 
         Returns
         -------
