@@ -56,6 +56,7 @@ from skntk.machines.validation import Interval, StrOptions
 from skntk.nn.parametrization import Affine
 from skntk.training.base import NetworkEstimator
 from skntk.training.building import drawn_network, in_regime, placed
+from skntk.training.net import seeded
 
 PROJECTIONS = {"ogd": Projection, "ogd_plus": ProjectionPlus, "pca_ogd": PrincipalProjection}
 METHODS = ("sgd", "stable_sgd", *PROJECTIONS, "ewc", "online_ewc", "replay", "joint")
@@ -176,6 +177,11 @@ class ContinualEstimator(ModuleParams):
 
     def _current_heads(self) -> Heads:
         """Return the heads so far; refuse at the first task what cannot be."""
+        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
+            raise ValueError(
+                f"checkpoint needs random_state to be an integer, not {self.random_state!r}: else "
+                "each fit draws other weights, and none could go on with another's checkpoint."
+            )
         if self.__sklearn_is_fitted__():
             self._check_params()
             return self._learnt.heads
@@ -190,11 +196,6 @@ class ContinualEstimator(ModuleParams):
                 "outputs='trace' takes all outputs for independent, so that with heads='multi' "
                 "nothing could be forgotten; pass outputs='full', or width=np.inf for the limit, "
                 "where they are."
-            )
-        if self.checkpoint is not None and not isinstance(self.random_state, Integral):
-            raise ValueError(
-                f"checkpoint needs random_state to be an integer, not {self.random_state!r}: else "
-                "each fit draws other weights, and none could go on with another's checkpoint."
             )
         return Heads(self.heads)
 
@@ -220,7 +221,8 @@ class ContinualEstimator(ModuleParams):
         count = before.count if before else 0
         path, params = None, before.params if before else self._settled_params()
         described_now = self._described_params()
-        mark = _mark(before.mark if before else "", described_now, X, Y, heads)
+        chain = (before.mark, before.seed) if before else ()
+        mark = _mark(chain, described_now, X, Y, heads, units)
         if self.checkpoint is not None:
             path = Path(self.checkpoint).absolute() / f"task-{count:03d}.pkl"
             check_writable(path, "checkpoint")
@@ -277,7 +279,8 @@ class ContinualEstimator(ModuleParams):
             kernel.gram(X[:1], X[:1])  # refuses layers without a limit
         else:
             device, what = resolve_device(self.device), f"the first task of {n_outputs} outputs"
-            module = placed(module, X, n_outputs, what, device, self._dtype)
+            with seeded(seed):  # lazy layers are drawn when they see a row
+                module = placed(module, X, n_outputs, what, device, self._dtype)
         if closed:
             if not infinite:
                 module = module.eval() if inspect.isclass(self.module) else module
@@ -403,10 +406,18 @@ class ContinualEstimator(ModuleParams):
         return tags
 
 
-def _mark(chain: str, params: dict[str, str], X: Tensor, Y: Tensor, heads: Heads) -> str:
+def _mark(
+    chain: tuple[str, int] | tuple[()],
+    params: dict[str, str],
+    X: Tensor,
+    Y: Tensor,
+    heads: Heads,
+    units: dict[Hashable, Targets] | None,
+) -> str:
     """What a checkpoint must agree in: parameters, and all tasks so far."""
     arrays = [t.detach().cpu().numpy() for t in (X, Y)]
-    return str(joblib.hash([chain, sorted(params.items()), arrays, repr(heads)]))
+    moments = [(repr(task), t.mean.tolist(), t.scale.tolist()) for task, t in (units or {}).items()]
+    return str(joblib.hash([*chain, sorted(params.items()), arrays, repr(heads), moments]))
 
 
 def _task_seed(seed: int, task: int, purpose: int) -> int:
@@ -417,7 +428,7 @@ def _task_seed(seed: int, task: int, purpose: int) -> int:
 def _check_norms(module: nn.Module, method: str) -> None:
     """Refuse running statistics, which would move the outputs that a projection holds."""
     for path, layer in module.named_modules():
-        if isinstance(layer, BATCH_NORMS):
+        if isinstance(layer, BATCH_NORMS) or getattr(layer, "running_mean", None) is not None:
             raise ValueError(
                 f"{type(layer).__name__} at {path or 'the top'!r} has running statistics that move "
                 f"in training, and with them the outputs that method={method!r} is to hold: use "

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from skntk.core import write_atomically
 
 #: Attributes of modules that say what they compute.
 _PLAIN = (bool, int, float, str, tuple, type(None))
+#: Those whose text does not say all.
+_HOLDERS = (list, tuple, dict, set, np.ndarray, Tensor)
 
 
 def write_checkpoint(path: Path, mark: str, params: dict[str, str], state: Any) -> None:
@@ -65,15 +69,30 @@ def described(value: Any) -> str:
     """Text that two values share if they mean the same; of a module, with all that it holds."""
     if isinstance(value, Real) and not isinstance(value, bool):
         return repr(float(value))
+    if isinstance(value, _HOLDERS):
+        return _hashed(value)
     if not isinstance(value, nn.Module):
         return repr(value)
     parts: list[Any] = [repr(value)]
     for path, layer in value.named_modules():
-        plain = {k: v for k, v in vars(layer).items() if isinstance(v, _PLAIN)}
-        parts.append((path, f"{type(layer).__module__}.{type(layer).__qualname__}", repr(plain)))
+        held = {k: v for k, v in vars(layer).items() if isinstance(v, _PLAIN)}
+        held |= {
+            k: _hashed(v)
+            for k, v in vars(layer).items()
+            if isinstance(v, _HOLDERS) and not k.startswith("_")
+        }
+        parts.append((path, f"{type(layer).__module__}.{type(layer).__qualname__}", repr(held)))
     parts += [(n, p.requires_grad) for n, p in value.named_parameters()]
     arrays = [t.detach().cpu().numpy() for t in value.state_dict().values()]
     return str(joblib.hash([parts, arrays]))
+
+
+def _hashed(value: Any) -> str:
+    """Hash of what is held; its text, where that does not pickle."""
+    try:
+        return str(joblib.hash(value.detach().cpu().numpy() if torch.is_tensor(value) else value))
+    except Exception:
+        return repr(value)
 
 
 def check_pickles(learner: Any) -> None:

@@ -191,7 +191,7 @@ def _compared(
         if s < T - 1:
             now = learner.outputs(task.rows.X)
             records.append(_record(task, drift, now, kernel.shared))
-    table = pd.DataFrame(records, pd.Index(names[:-1], name="task"), _COLUMNS)
+    table = pd.DataFrame(records, pd.Index(names[:-1], name="task", tupleize_cols=False), _COLUMNS)
     return ForgettingReport(names, overlap, table, model)
 
 

@@ -133,8 +133,9 @@ class Factored(Part):
 
     @property
     def _one_each(self) -> bool:
-        """Whether each point has a row of its own."""
-        return len(self.a) == len(self.B)
+        """Whether point i is of row i."""
+        n, row = len(self.a), self.row
+        return n == len(row) and bool((row == torch.arange(n, device=row.device)).all())
 
     def dot(self, vector: Mapping[str, Tensor]) -> Tensor:
         """Sum over positions of B · (V a)."""

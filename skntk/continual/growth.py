@@ -53,10 +53,12 @@ def grow_readout(modules: Sequence[nn.Module], X: Tensor, n_new: int, seed: int)
             setattr(layer, name, grown)
     with torch.no_grad(), eval_mode(modules[0]):
         try:
-            after = evaluate(modules[0], inputs)[:, : before.shape[1]]
+            after = evaluate(modules[0], inputs)
         except (RuntimeError, ValueError) as error:
             raise _cannot_grow(modules[0], f"what follows {path!r} fails: {error}") from error
-    if not (after - before).abs().max() <= rounding(before):
+    if after.shape[1] != before.shape[1] + n_new:
+        raise _cannot_grow(modules[0], f"what follows {path!r} drops some of its outputs")
+    if not (after[:, : before.shape[1]] - before).abs().max() <= rounding(before):
         raise _cannot_grow(modules[0], f"what follows {path!r} mixes its outputs")
     return names
 

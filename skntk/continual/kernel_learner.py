@@ -22,12 +22,14 @@ from torch.nn import functional as F
 from skntk.continual.overlap import Share
 from skntk.continual.rules import rows_that_fit
 from skntk.continual.tasks import TaskRows
-from skntk.core import require
-from skntk.solvers import cholesky
+from skntk.core import NotPositiveDefiniteError, require
+from skntk.solvers import CholeskyFactor, cholesky
 
 _TEST_BATCH = 1024
 #: An eigenvalue that is zero, relative to the mean diagonal of the kernel.
 _ZERO = 1e-11
+#: Pivots of a kernel between stored rows that is far from singular, relative to the same.
+_SAFE = 1e-6
 #: Rows and outputs: of a shared kernel all pairs of them, else pair by pair.
 Equations = tuple[Tensor, Tensor]
 
@@ -109,6 +111,47 @@ class _System:
             values[side] = found[:, 0]
 
 
+@dataclass(frozen=True)
+class _Span:
+    """What lies in the span of stored rows, by the pseudoinverse of the kernel M between them.
+
+    Rows that (nearly) repeat others must not be told from these by jitter: what that leaves of the
+    kernel would be learnt, and stored outputs would move.
+
+    Attributes
+    ----------
+    vectors : Tensor of shape (n, r)
+        Eigenvectors of M.
+    values : Tensor of shape (r,)
+        Its eigenvalues that are not zero.
+    """
+
+    vectors: Tensor
+    values: Tensor
+
+    @classmethod
+    def of(cls, M: Tensor) -> CholeskyFactor | _Span:
+        """Decompose M; by its Cholesky factor, which is faster, where it is far from singular."""
+        unit = float(M.diagonal().mean())
+        try:
+            factor = cholesky(M, 0.0)
+        except NotPositiveDefiniteError:
+            factor = None
+        if factor is not None and not factor.jitter and float(factor.pivots.min()) > _SAFE * unit:
+            return factor
+        values, vectors = torch.linalg.eigh(M)
+        good = values > max(_ZERO / 10 * unit, len(M) * torch.finfo(M.dtype).eps * unit)
+        return cls(vectors[:, good], values[good])
+
+    def half_solve(self, C: Tensor) -> Tensor:
+        """Return H with H^T H = C^T M^+ C."""
+        return (self.vectors.mT @ C) / self.values.sqrt()[:, None]
+
+    def solve(self, B: Tensor) -> Tensor:
+        """Return M^+ B."""
+        return self.vectors @ ((self.vectors.mT @ B) / self.values[:, None])
+
+
 class KernelLearner:
     r"""Learns tasks by their closed forms.
 
@@ -183,32 +226,38 @@ class KernelLearner:
         for system in _System.all(self._kernel.shared, rows.known, memory.known):
             K = system.block(theta, system.new, system.new)
             unit = float(K.diagonal().mean())
-            factor, C = None, system.block(cross, system.old, system.new)
+            span, C = None, system.block(cross, system.old, system.new)
+            R, n = system.read(residuals, system.new), int(rows.known.sum())
             if len(C):  # what is left of the kernel beside the stored rows
-                factor = cholesky(system.block(inner, system.old, system.old), 0.0, overwrite=True)
-                half = factor.half_solve(C)
+                M = system.block(inner, system.old, system.old)
+                span = _Span.of(M)
+                half = span.half_solve(C)
                 K = K - half.mT @ half
-            R = system.read(residuals, system.new)
-            c = self._flow(K, R, unit, int(rows.known.sum()))
+                c = self._spectral_flow(K, R, unit, max(unit, float(M.diagonal().mean())), n)
+            else:
+                c = self._flow(K, R, unit, n)
             system.write(coef, system.new, c)
             # |w + d|^2 = |w|^2 + 2 w d + |d|^2, where w d is in the function at the rows
             self._squared_distance += float((c * (K @ c)).sum())
             self._squared_distance += 2 * float((c * system.read(before, system.new)).sum())
-            if factor is not None:
-                d = -factor.solve(C @ c)
+            if span is not None:
+                d = -span.solve(C @ c)
                 system.write(back, system.old, d)
                 self._squared_distance += 2 * float((d * system.read(at_memory, system.old)).sum())
         self._add_to_memory(back)
         self._tasks.append(_Learnt(rows, coef, stored))
 
     def _flow(self, K: Tensor, R: Tensor, unit: float, n_targets: int) -> Tensor:
-        """Coefficients after the training time: :math:`g(K) R`.
+        """Coefficients after the training time: :math:`g(K) R`, with the ridge times `unit`."""
+        if math.isinf(self.training_time) and self.alpha > 100 * _ZERO:
+            return cholesky(K, self.alpha * unit).solve(R)
+        return self._spectral_flow(K, R, unit, unit, n_targets)
 
-        Directions in which K is zero beside the kernel's mean diagonal `unit` are not learnt.
-        """
-        ridge, least = self.alpha * unit, _ZERO * unit
-        if math.isinf(self.training_time) and ridge > 100 * least:
-            return cholesky(K, ridge).solve(R)
+    def _spectral_flow(
+        self, K: Tensor, R: Tensor, unit: float, size: float, n_targets: int
+    ) -> Tensor:
+        """The same; directions in which K is zero beside kernels of that size are not learnt."""
+        ridge, least = self.alpha * unit, _ZERO * size
         values, vectors = torch.linalg.eigh(K)
         # The loss is the mean over all targets of the task, of which this system has some.
         share = self._share(values.clamp_min(least), ridge, n_targets)

@@ -179,7 +179,7 @@ class NetworkLearner:
                 X[again],
                 batch_size,
                 categorical=self.training.loss == "cross_entropy",
-                columns=TaskRows(X, Y).columns.cpu(),
+                known=TaskRows(X, Y).known[again],
             )
             if not (is_ntk_parametrized(start) or isinstance(self.module, Linearized)):
                 rate *= 1 - self.training.momentum

@@ -87,7 +87,8 @@ class QuadraticPenalty:
         r"""Replace weights v by the minimizer of the penalty plus :math:`|w - v|^2 / (2 \eta)`."""
         for name, f in self.curvature.items():
             w = weights[name]
-            w += rate * f / (1 + rate * f) * (self.centre[name] - w)
+            x = (rate * f).clamp_max(torch.finfo(f.dtype).max / 2)
+            w += x / (1 + x) * (self.centre[name] - w)
 
     def grow(self, names: Sequence[str], n_new: int) -> None:
         """No curvature for the new rows of parameters."""

@@ -13,6 +13,8 @@ from skntk.solvers import CholeskyFactor, cholesky
 
 #: Gradients shorter than that, relative to the longest, are not stored.
 _SHORT = 1e-7
+#: How often a vector is projected where the relative error of once would be above this one.
+_PASSES, _ERROR = 3, 1e-4
 
 
 class StoredDirections:
@@ -115,12 +117,16 @@ class StoredDirections:
         """
         if self._factor is None or self._units is None:
             return
-        u = self._factor.solve((self._units * self.dot(vector))[:, None])[:, 0]
-        u = self._unmixed(self._units * u)
-        for part in self.parts:
-            first = vector[part.names[0]]
-            for name, value in part.combine(u.to(first)).items():
-                vector[name] -= value
+        # Where directions nearly depend on each other rounding of their combination is amplified.
+        eps = torch.finfo(next(iter(vector.values())).dtype).eps
+        error = eps / float(self._factor.pivots.min()) ** 0.5
+        for _ in range(1 if error < _ERROR else _PASSES):
+            u = self._factor.solve((self._units * self.dot(vector))[:, None])[:, 0]
+            u = self._unmixed(self._units * u)
+            for part in self.parts:
+                first = vector[part.names[0]]
+                for name, value in part.combine(u.to(first)).items():
+                    vector[name] -= value
 
     def grow(self, names: Sequence[str], n_new: int) -> None:
         """Tell that parameters have got more rows, on which the stored gradients do not depend."""

@@ -96,8 +96,8 @@ class ContinualReport:
     @property
     def frame(self) -> pd.DataFrame:
         """The scores, with the names of the tasks."""
-        index = pd.Index(self.tasks, name="after")
-        return pd.DataFrame(self.scores, index=index, columns=pd.Index(self.tasks, name="task"))
+        after, task = (pd.Index(self.tasks, name=n, tupleize_cols=False) for n in ("after", "task"))
+        return pd.DataFrame(self.scores, index=after, columns=task)
 
     @property
     def summary(self) -> pd.Series:
@@ -139,7 +139,7 @@ def evaluate(
     Raises
     ------
     ValueError
-        If there is no task, or two have one name.
+        If there is no task, two have one name, or a task of regression has one test row.
     TypeError
         If `estimator` or a task is something else.
 
@@ -155,6 +155,9 @@ def evaluate(
     """
     tasks = list(tasks)
     names = check_stream(estimator, tasks)
+    few = [i for i, task in enumerate(tasks) if len(task.y_test) < 2]
+    if few and not is_classifier(estimator):
+        raise ValueError(f"tasks {few} have one test row, or none; R² needs two or more.")
     model = seeded_clone(estimator)
     multi = model.heads == "multi"
     columns: dict[str, list[float]] = {k: [] for k in ("distances", "losses", "memory", "seconds")}

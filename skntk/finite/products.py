@@ -237,6 +237,8 @@ def directional(
                 grads, u, [tangents[name] for name in leaves], create_graph=True
             )[0]
         value = value.detach()
+        if not torch.is_grad_enabled():
+            derivative = derivative.detach()
     return value, derivative
 
 

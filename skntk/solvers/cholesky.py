@@ -34,6 +34,11 @@ class CholeskyFactor(Factor):
         """Number of rows n of the matrix."""
         return len(self._R)
 
+    @property
+    def pivots(self) -> torch.Tensor:
+        """Variance of each row given those before it, (n,): small where C is nearly singular."""
+        return self._R.diagonal().square()
+
     def solve(self, B: torch.Tensor) -> torch.Tensor:
         """Return C⁻¹B, (n, m)."""
         B = self.half_solve(B)

@@ -118,7 +118,8 @@ class NetworkEstimator(ModuleParams):
         if module is None:
             module = drawn_network(self, X, n_outputs, seed, 512 if width is None else width)
         device, dtype = resolve_device(self.device), resolve_dtype(self.dtype)
-        module = placed(module, X, n_outputs, what, device, dtype)
+        with seeded(seed):  # lazy layers are drawn when they see a row
+            module = placed(module, X, n_outputs, what, device, dtype)
         if self.regime == "full" and self.optimizer in PRECONDITIONERS:
             check_module(module)
         return in_regime(module, self.regime, self.centered, inspect.isclass(self.module))

@@ -25,7 +25,7 @@ def stable_rate(
     batch_size: int,
     *,
     categorical: bool,
-    columns: Tensor | None = None,
+    known: Tensor | None = None,
 ) -> float:
     """Inverse of the loss's largest curvature at the current weights.
 
@@ -40,25 +40,28 @@ def stable_rate(
     categorical : bool
         Whether the loss is the cross-entropy, at equal probabilities, rather than half the mean
         squared error.
-    columns : Tensor of int, optional
-        The outputs that the loss is of; by default all.
+    known : Tensor of bool of shape (n, k), optional
+        The outputs of each row that the loss is of; by default all.
     """
     with torch.no_grad():
         outputs = evaluate(module.eval(), NetworkInputs(X[:2])).shape[1]
-    chosen = torch.arange(outputs) if columns is None else columns
-    k = len(chosen)
-    kernel = EmpiricalKernel(module)
-    K = kernel.gram(X[: max(2, _MATRIX_ROWS // outputs)]).double()
-    K = K[:, :, chosen][:, :, :, chosen]
-    # The loss's Hessian by a row's outputs is P / k: of squared error, P is the identity; of the
-    # cross-entropy, at equal probabilities, it takes away the mean of the outputs.
-    P = torch.eye(k, dtype=K.dtype, device=K.device)
-    if categorical and k > 1:
-        P -= 1 / k
-    K = torch.einsum("pr,ijrs,sq->piqj", P, K, P) / k
-    n = K.shape[1]
+    some = X[: max(2, _MATRIX_ROWS // outputs)]
+    K = EmpiricalKernel(module).gram(some).double()
+    n = len(K)
+    mask = K.new_ones(n, outputs) if known is None else known[:n].to(K)
+    counts = mask.sum(1)
+    # The loss is the mean over rows, or over all numbers. Its Hessian by a row's outputs is P times
+    # that: of squared error, P is the identity; of the cross-entropy, at equal probabilities, it
+    # takes away the mean of the outputs.
+    P = torch.diag_embed(mask)
+    if categorical:
+        several = (counts > 1).to(K)[:, None, None]
+        P = P - several * mask[:, :, None] * mask[:, None] / counts[:, None, None]
+    share = counts if categorical else counts.mean().expand(n)
+    P = P / share.sqrt()[:, None, None]
+    K = torch.einsum("ipr,ijrs,jsq->piqj", P, K, P)
     curvature = float(torch.linalg.eigvalsh(K.flatten(2).flatten(0, 1))[-1]) / n
     if batch_size < len(X):  # all of it may lie in a batch, if not more than in one row
-        own = float(torch.einsum("pipi->i", K).max())
+        own = float((torch.einsum("pipi->i", K) * share / counts).max())
         curvature = min(curvature * len(X) / batch_size, own)
     return 1.0 / max(curvature, 1e-12)

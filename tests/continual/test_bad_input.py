@@ -154,6 +154,21 @@ def test_a_module_that_cannot_grow(tasks):
         assert list(model.classes_) == [0, 1]
 
 
+def test_outputs_that_are_dropped(tasks):
+    model = learnt(tasks, module=Wrapped(), width=None, heads="incremental")
+    with pytest.raises(ValueError, match=r"Wrapped cannot get more outputs.*drops some"):
+        model.partial_fit(tasks[1].X, tasks[1].y)
+
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.readout = nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.readout(x)[:, :2]
+
+
 def test_modules_are_left_alone(tasks):
     net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 2))
     before = {n: p.clone() for n, p in net.named_parameters()}
@@ -257,6 +272,25 @@ def test_batchnorm_would_move_stored_outputs(tasks):
         with pytest.raises(ValueError, match=r"BatchNorm1d at '1' has running.*such as GroupNorm"):
             learnt(tasks, module=net, width=None, method=method)
     assert learnt(tasks, module=net, width=None).tasks_ == ["a"]
+    norm = nn.InstanceNorm1d(5, track_running_stats=True)
+    tracked = nn.Sequential(nn.Unflatten(1, (5, 1)), norm, nn.Flatten(), nn.Linear(5, 2))
+    with pytest.raises(ValueError, match="InstanceNorm1d at '1' has running statistics"):
+        learnt(tasks, module=tracked, width=None, method="ogd")
+
+
+def test_too_few_test_rows():
+    tasks = regression(0, n_tasks=2, k=1)
+    tasks[1] = replace(tasks[1], X_test=tasks[1].X_test[:1], y_test=tasks[1].y_test[:1])
+    with pytest.raises(ValueError, match=r"tasks \[1\] have one test row.* R² needs two"):
+        evaluate(ContinualNTKRegressor(**SMALL), tasks)
+
+
+def test_a_penalty_without_end(tasks):
+    for method in ("ewc", "online_ewc"):
+        model = learnt(tasks, method=method, heads="multi", penalty=1e300, dtype="float64")
+        before = model.predict_proba(tasks[0].X, task="a")
+        model.partial_fit(tasks[1].X, tasks[1].y, task="b")
+        assert np.abs(model.predict_proba(tasks[0].X, task="a") - before).max() < 0.1
 
 
 def test_axes_of_images_stay():

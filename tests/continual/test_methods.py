@@ -10,7 +10,7 @@ from task_streams import classes, regression
 from torch import nn
 
 import skntk.nn as snn
-from skntk import ContinualNTK, ContinualNTKRegressor
+from skntk import ContinualNTK, ContinualNTKRegressor, NetworkRegressor
 from skntk.continual.growth import grow_readout
 from skntk.continual.heads import Heads
 from skntk.continual.penalties import QuadraticPenalty, fisher_information
@@ -365,6 +365,68 @@ def test_automatic_rate_knows_of_replayed_rows(seed):
     model = ContinualNTKRegressor("replay", **SMALL | {"max_epochs": 30})
     model.partial_fit(10 * tasks[0].X, tasks[0].y).partial_fit(tasks[1].X, tasks[1].y)
     assert model.learning_rates_[1] < 10 * model.learning_rates_[0]
+
+
+class Lazy(nn.Sequential):
+    """Weights are drawn when the first rows come."""
+
+    def __init__(self):
+        super().__init__(nn.LazyLinear(8), nn.Tanh(), nn.LazyLinear(2))
+
+
+@pytest.mark.parametrize("estimator", [ContinualNTKRegressor, NetworkRegressor])
+def test_lazy_layers_are_drawn_by_the_seed(estimator, seed):
+    (task,) = regression(seed, n_tasks=1)
+    found = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        model = estimator(module=Lazy, max_epochs=2, random_state=seed).fit(task.X, task.y)
+        assert torch.equal(torch.get_rng_state(), before)
+        found.append(model.predict(task.X))
+    assert np.array_equal(*found)
+
+
+def test_linearizations_without_forward_mode(seed):
+    """Of modules whose derivative takes two reverse passes, centred as others are."""
+    norm = torch.nn.utils.parametrizations.weight_norm(nn.Linear(5, 4))
+    net = nn.Sequential(norm, nn.Tanh(), TwoPasses(), nn.Linear(4, 2))
+    params = {"module": net, "width": None, "regime": "linearized", "dtype": "float64"}
+    for method in ("ewc", "ogd"):
+        model = ContinualNTKRegressor(method, centered=True, **SMALL | params)
+        for task in regression(seed):
+            model.partial_fit(task.X, task.y)
+        assert np.isfinite(model.predict(task.X)).all()
+
+
+class TwoPasses(nn.Module):
+    """The identity, by a function that knows no forward mode."""
+
+    def forward(self, x):
+        return Identity.apply(x)
+
+
+class Identity(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g.clone()
+
+
+def test_names_may_be_tuples(seed):
+    from skntk.continual import evaluate, forgetting_report
+
+    tasks = classes(seed, shared=True)
+    for i, task in enumerate(tasks):
+        task.name = ("turned", i)
+    assert list(evaluate(ContinualNTK("sgd", **SMALL), tasks).frame.index) == [
+        t.name for t in tasks
+    ]
+    report = forgetting_report(ContinualNTK("sgd", loss="squared", **SMALL), tasks)
+    assert list(report.table.index) == [("turned", 0), ("turned", 1)]
 
 
 def test_automatic_rate_leaves_room_where_the_kernel_grows(seed):

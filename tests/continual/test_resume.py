@@ -10,6 +10,7 @@ from task_streams import classes, regression
 
 from skntk import ContinualNTK, ContinualNTKRegressor
 from skntk.continual import evaluate
+from skntk.continual.checkpoints import described
 from skntk.core import TrainingDivergedError
 
 SMALL = {"width": 8, "depth": 1, "max_epochs": 2, "batch_size": 4, "random_state": 0}
@@ -74,6 +75,35 @@ def test_other_streams_are_refused(tmp_path):
         ContinualNTK("ogd", **params).partial_fit(tasks[0].X, tasks[0].y, task="t0")
     with pytest.raises(ValueError, match="needs random_state to be an integer"):
         ContinualNTK("ogd", **params | {"random_state": None}).fit(tasks[0].X, tasks[0].y)
+
+
+def test_units_seeds_and_what_a_module_holds_belong_to_a_checkpoint(tmp_path):
+    (task,) = regression(0, n_tasks=1, k=1)
+    kept = ContinualNTKRegressor("sgd", checkpoint=tmp_path / "a", **SMALL).fit(task.X, task.y)
+    with pytest.raises(ValueError, match="belongs to other tasks"):
+        ContinualNTKRegressor("sgd", checkpoint=tmp_path / "a", **SMALL).fit(task.X, 9 * task.y)
+    free = ContinualNTKRegressor("sgd", **SMALL | {"random_state": None}).fit(task.X, task.y)
+    with pytest.raises(ValueError, match="needs random_state to be an integer"):
+        free.set_params(checkpoint=tmp_path / "b").partial_fit(task.X, task.y)
+    free.set_params(random_state=0, checkpoint=tmp_path / "b").partial_fit(task.X, task.y)
+    kept.set_params(checkpoint=tmp_path / "b")
+    with pytest.raises(ValueError, match="belongs to other tasks"):  # of other first weights
+        kept.partial_fit(task.X, task.y)
+    for held in ([2.0], [3.0]), (np.arange(2000), np.arange(2000)[::-1]), (torch.ones(1), 1):
+        one, other = (Holding(value) for value in held)
+        assert described(one) == described(copy.deepcopy(one))
+        assert described(one) != described(other)
+        assert described(held[0]) != described(held[1])
+
+
+class Holding(torch.nn.Linear):
+    """A module with an attribute that is no parameter."""
+
+    def __init__(self, held):
+        super().__init__(2, 1)
+        torch.nn.init.zeros_(self.weight)
+        torch.nn.init.zeros_(self.bias)
+        self.held = held
 
 
 def test_a_failure_leaves_the_estimator_as_it_was(seed, monkeypatch):
