@@ -76,6 +76,10 @@ class Part(ABC):
         """Gradients of this and of more points."""
 
     @abstractmethod
+    def double(self) -> Part:
+        """The same in float64."""
+
+    @abstractmethod
     def grown(self, names: Sequence[str], n_new: int) -> Part:
         """The same if the parameters of that name get more rows, on which nothing depended."""
 
@@ -176,6 +180,10 @@ class Factored(Part):
             torch.cat([self.row, other.row + len(self.a)]),
         )
 
+    def double(self) -> Part:
+        """Both factors in float64."""
+        return replace(self, a=self.a.double(), B=self.B.double())
+
     def grown(self, names: Sequence[str], n_new: int) -> Part:
         """Zero derivatives for the new outputs of the layer."""
         if not set(names) & set(self.names):
@@ -239,6 +247,10 @@ class Written(Part):
         """All of them."""
         assert isinstance(other, Written)
         return Written(self.name, torch.cat([self.J, other.J]))
+
+    def double(self) -> Part:
+        """In float64."""
+        return replace(self, J=self.J.double())
 
     def grown(self, names: Sequence[str], n_new: int) -> Part:
         """Zeros for the new rows."""

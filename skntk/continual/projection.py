@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -13,8 +13,8 @@ from skntk.solvers import CholeskyFactor, cholesky
 
 #: Gradients shorter than that, relative to the longest, are not stored.
 _SHORT = 1e-7
-#: How often a vector is projected where the relative error of once would be above this one.
-_PASSES, _ERROR = 3, 1e-4
+#: Products are in float64 where the relative error of the projection would be above this one.
+_ERROR = 1e-4
 
 
 class StoredDirections:
@@ -103,10 +103,6 @@ class StoredDirections:
             self._gram, self._units = torch.cat([upper, lower]), torch.cat([self._units, units])
         self._factor = cholesky(self._gram, 0.0)
 
-    def dot(self, vector: Mapping[str, Tensor]) -> Tensor:
-        """Products of all directions with a vector, in float64: (R,)."""
-        return self._mixed(_total([part.dot(vector) for part in self.parts]).double())
-
     def project(self, vector: dict[str, Tensor]) -> None:
         """Take from a vector, in place, its part in the span of the directions.
 
@@ -119,14 +115,21 @@ class StoredDirections:
             return
         # Where directions nearly depend on each other rounding of their combination is amplified.
         eps = torch.finfo(next(iter(vector.values())).dtype).eps
-        error = eps / float(self._factor.pivots.min()) ** 0.5
-        for _ in range(1 if error < _ERROR else _PASSES):
-            u = self._factor.solve((self._units * self.dot(vector))[:, None])[:, 0]
-            u = self._unmixed(self._units * u)
+        wide = eps / float(self._factor.pivots.min()) ** 0.5 > _ERROR
+
+        def parts() -> Iterator[tuple[Part, dict[str, Tensor]]]:
             for part in self.parts:
-                first = vector[part.names[0]]
-                for name, value in part.combine(u.to(first)).items():
-                    vector[name] -= value
+                own = {name: vector[name] for name in part.names}
+                if wide:
+                    part, own = part.double(), {name: v.double() for name, v in own.items()}
+                yield part, own
+
+        products = _total([part.dot(own) for part, own in parts()]).double()
+        u = self._factor.solve((self._units * self._mixed(products))[:, None])[:, 0]
+        u = self._unmixed(self._units * u)
+        for part, own in parts():
+            for name, value in part.combine(u.to(own[part.names[0]])).items():
+                vector[name].copy_(own[name].sub_(value))
 
     def grow(self, names: Sequence[str], n_new: int) -> None:
         """Tell that parameters have got more rows, on which the stored gradients do not depend."""
