@@ -225,7 +225,7 @@ class KernelLearner:
         coef, back = torch.zeros_like(rows.Y), torch.zeros_like(memory.Y)
         for system in _System.all(self._kernel.shared, rows.known, memory.known):
             K = system.block(theta, system.new, system.new)
-            unit = float(K.diagonal().mean())
+            unit = size = float(K.diagonal().mean())
             span, C = None, system.block(cross, system.old, system.new)
             R, n = system.read(residuals, system.new), int(rows.known.sum())
             if len(C):  # what is left of the kernel beside the stored rows
@@ -233,9 +233,8 @@ class KernelLearner:
                 span = _Span.of(M)
                 half = span.half_solve(C)
                 K = K - half.mT @ half
-                c = self._spectral_flow(K, R, unit, max(unit, float(M.diagonal().mean())), n)
-            else:
-                c = self._flow(K, R, unit, n)
+                size = max(unit, float(M.diagonal().mean()))
+            c = self._flow(K, R, n, self.alpha * unit, _ZERO * size, held=span is not None)
             system.write(coef, system.new, c)
             # |w + d|^2 = |w|^2 + 2 w d + |d|^2, where w d is in the function at the rows
             self._squared_distance += float((c * (K @ c)).sum())
@@ -247,17 +246,18 @@ class KernelLearner:
         self._add_to_memory(back)
         self._tasks.append(_Learnt(rows, coef, stored))
 
-    def _flow(self, K: Tensor, R: Tensor, unit: float, n_targets: int) -> Tensor:
-        """Coefficients after the training time: :math:`g(K) R`, with the ridge times `unit`."""
-        if math.isinf(self.training_time) and self.alpha > 100 * _ZERO:
-            return cholesky(K, self.alpha * unit).solve(R)
-        return self._spectral_flow(K, R, unit, unit, n_targets)
-
-    def _spectral_flow(
-        self, K: Tensor, R: Tensor, unit: float, size: float, n_targets: int
+    def _flow(
+        self, K: Tensor, R: Tensor, n_targets: int, ridge: float, least: float, held: bool
     ) -> Tensor:
-        """The same; directions in which K is zero beside kernels of that size are not learnt."""
-        ridge, least = self.alpha * unit, _ZERO * size
+        """Coefficients after the training time: :math:`g(K) R`.
+
+        Directions in which K is not above `least` are not learnt; if something is `held`, not even
+        under a ridge, which would take what is left there for something to fit.
+        """
+        if math.isinf(self.training_time) and ridge > 100 * least:
+            factor = cholesky(K, ridge)
+            if not held or float(factor.pivots.min()) > 10 * ridge:
+                return factor.solve(R)
         values, vectors = torch.linalg.eigh(K)
         # The loss is the mean over all targets of the task, of which this system has some.
         share = self._share(values.clamp_min(least), ridge, n_targets)
