@@ -24,8 +24,8 @@ def small(Estimator, **params):
     [
         small(Estimator, dtype="float64", **params)
         for Estimator, made in [
-            (NetworkRegressor, [ADAM, KFAC, GD | LAZY, NATURAL | LAZY]),
-            (NetworkClassifier, [GD, NATURAL, ADAM | LAZY, KFAC | LAZY]),
+            (NetworkRegressor, [KFAC, GD | LAZY, NATURAL | LAZY]),
+            (NetworkClassifier, [GD, NATURAL, KFAC | LAZY]),
         ]
         for params in made
     ]
