@@ -45,7 +45,7 @@ from skntk.core import (
     resolve_device,
     resolve_dtype,
 )
-from skntk.finite.network import BATCH_NORMS, check_module
+from skntk.finite.network import check_module
 from skntk.machines.networks import (
     ModuleParams,
     as_rows,
@@ -407,7 +407,7 @@ class ContinualEstimator(ModuleParams):
 
 
 def _mark(
-    chain: tuple[str, int] | tuple[()],
+    chain: tuple[Any, ...],
     params: dict[str, str],
     X: Tensor,
     Y: Tensor,
@@ -427,8 +427,9 @@ def _task_seed(seed: int, task: int, purpose: int) -> int:
 
 def _check_norms(module: nn.Module, method: str) -> None:
     """Refuse running statistics, which would move the outputs that a projection holds."""
+    check_module(copy.deepcopy(module).eval())  # norms that have none
     for path, layer in module.named_modules():
-        if isinstance(layer, BATCH_NORMS) or getattr(layer, "running_mean", None) is not None:
+        if getattr(layer, "running_mean", None) is not None:
             raise ValueError(
                 f"{type(layer).__name__} at {path or 'the top'!r} has running statistics that move "
                 f"in training, and with them the outputs that method={method!r} is to hold: use "

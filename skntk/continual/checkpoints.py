@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from skntk.core import write_atomically
 
 #: Attributes of modules that say what they compute.
-_PLAIN = (bool, int, float, str, tuple, type(None))
+_PLAIN = (bool, int, float, str, type(None))
 #: Those whose text does not say all.
 _HOLDERS = (list, tuple, dict, set, np.ndarray, Tensor)
 
@@ -75,11 +75,10 @@ def described(value: Any) -> str:
         return repr(value)
     parts: list[Any] = [repr(value)]
     for path, layer in value.named_modules():
-        held = {k: v for k, v in vars(layer).items() if isinstance(v, _PLAIN)}
-        held |= {
-            k: _hashed(v)
+        held = {
+            k: described(v)
             for k, v in vars(layer).items()
-            if isinstance(v, _HOLDERS) and not k.startswith("_")
+            if isinstance(v, _PLAIN) or (isinstance(v, _HOLDERS) and not k.startswith("_"))
         }
         parts.append((path, f"{type(layer).__module__}.{type(layer).__qualname__}", repr(held)))
     parts += [(n, p.requires_grad) for n, p in value.named_parameters()]

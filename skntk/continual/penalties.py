@@ -87,7 +87,8 @@ class QuadraticPenalty:
         r"""Replace weights v by the minimizer of the penalty plus :math:`|w - v|^2 / (2 \eta)`."""
         for name, f in self.curvature.items():
             w = weights[name]
-            x = (rate * f).clamp_max(torch.finfo(f.dtype).max / 2)
+            most = torch.finfo(f.dtype).max / 2
+            x = (min(rate, most) * f).clamp_max(most)
             w += x / (1 + x) * (self.centre[name] - w)
 
     def grow(self, names: Sequence[str], n_new: int) -> None:

@@ -16,7 +16,7 @@ from skntk.core import as_tensor
 #: Which parameters are meant: names of parameters or of submodules, or a test of a name.
 ParameterFilter = Sequence[str] | Callable[[str], bool] | None
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _LOOKUPS = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -235,7 +235,7 @@ def check_module(module: nn.Module) -> None:
     if not isinstance(module, nn.Module):
         raise TypeError(f"module={module!r} must be a torch.nn.Module instance.")
     for path, layer in module.named_modules():
-        if isinstance(layer, BATCH_NORMS) and (layer.training or layer.running_mean is None):
+        if isinstance(layer, _BATCH_NORMS) and (layer.training or layer.running_mean is None):
             why = (
                 "keeps no running statistics (track_running_stats=False)"
                 if layer.running_mean is None

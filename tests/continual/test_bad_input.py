@@ -287,7 +287,7 @@ def test_too_few_test_rows():
 
 def test_a_penalty_without_end(tasks):
     for method in ("ewc", "online_ewc"):
-        model = learnt(tasks, method=method, heads="multi", penalty=1e300, dtype="float64")
+        model = learnt(tasks, method=method, heads="multi", penalty=1e300)
         before = model.predict_proba(tasks[0].X, task="a")
         model.partial_fit(tasks[1].X, tasks[1].y, task="b")
         assert np.abs(model.predict_proba(tasks[0].X, task="a") - before).max() < 0.1
