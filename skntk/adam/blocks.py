@@ -1,0 +1,96 @@
+"""All features: drawn block by block, kept while memory allows, drawn again beyond it."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skntk.adam.features import GROUP, Chunk, Layer, chunks
+
+#: Features are split into so many groups, which also train on their own: their spread is the error.
+REPLICAS = 8
+#: Numbers of a signal that are dealt with at one time: what a processor's cache holds, or a GPU.
+_TILE = {"cpu": 2**18, "cuda": 2**25}
+
+
+class Sampler(Protocol):
+    """Draws the signals of one block."""
+
+    def draw(self, seed: int, rows: Tensor | None = None) -> list[Layer]:
+        """Signals of training rows, or of others."""
+
+
+class Blocks:
+    """Features in blocks of equal size.
+
+    Parameters
+    ----------
+    sampler : Sampler
+        Draws them.
+    n_blocks, width : int
+        How many blocks, a multiple of `REPLICAS`, and units of each.
+    seed : int
+        From which the seeds of the blocks are made.
+    n_rows : int
+        Training rows.
+    budget : int
+        Bytes that kept blocks may take.
+    device : torch.device
+        Where they are.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        n_blocks: int,
+        width: int,
+        seed: int,
+        n_rows: int,
+        budget: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.sampler, self.n_blocks, self.width, self.budget = sampler, n_blocks, width, budget
+        children = np.random.SeedSequence(seed).generate_state(n_blocks, np.uint32)
+        self.seeds = [int(child) for child in children]
+        tile = _TILE[torch.device(device).type] // max(n_rows, 1)
+        parts = 1
+        while width % (2 * parts * GROUP) == 0 and width // parts > tile:
+            parts *= 2
+        self.parts = parts
+        self._kept: dict[int, list[Chunk]] = {}
+        self.nbytes, self._full = 0, False
+
+    def __len__(self) -> int:
+        return self.n_blocks
+
+    def chunks(self, k: int, rows: Tensor | None = None) -> list[Chunk]:
+        """Features of block k in chunks: of the training rows, or of others."""
+        if rows is not None:
+            return self._cut(k, self.sampler.draw(self.seeds[k], rows))
+        if k in self._kept:
+            return self._kept[k]
+        layers = self.sampler.draw(self.seeds[k])
+        made, nbytes = self._cut(k, layers), sum(layer.nbytes for layer in layers)
+        self._full = self._full or self.nbytes + nbytes > self.budget
+        if not self._full:
+            self._kept[k] = made
+            self.nbytes += nbytes
+        return made
+
+    def _cut(self, k: int, layers: list[Layer]) -> list[Chunk]:
+        d = next((len(x.columns) for x in layers if x.columns is not None), 0)
+        n_columns = max(GROUP, math.ceil(2 * d * REPLICAS / self.n_chunks))
+        return chunks(layers, k * self.parts, self.parts, n_columns)
+
+    @property
+    def n_chunks(self) -> int:
+        """Into how many chunks each layer's features are cut."""
+        return self.n_blocks * self.parts
+
+    def replica(self, k: int) -> int:
+        """Which group block k belongs to."""
+        return k % REPLICAS

@@ -1,0 +1,302 @@
+r"""Training in the limit: residuals to gradients of all features, and back to the function.
+
+With residuals :math:`r_t = \partial \mathrm{loss} / \partial f` and features :math:`\psi`, each
+feature's gradient is :math:`g_t(\omega) = \sum_{ic} r_t(i, c) \psi_c(x_i; \omega)`; the rule turns
+gradients into weights w, and :math:`f_{t,c}(x) = \sum_\theta E_\omega[w_t(\omega)
+\psi_c(x; \omega)]` (Sernau 2024; Yang & Littwin 2023).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skntk.adam.blocks import REPLICAS, Blocks
+from skntk.adam.losses import Loss
+from skntk.adam.rule import AdamRule, Moments
+from skntk.core import TrainingDivergedError
+
+#: The loss may grow by this factor over its start before the training is given up.
+_GROWTH = 1e6
+_POWER_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Which rows each step learns from, and at which the function has to be known.
+
+    Attributes
+    ----------
+    train, held : Tensor of int
+        Rows to learn from, and to stop by.
+    size : int
+        Rows of a batch.
+    seed : int
+        Of the order.
+    """
+
+    train: Tensor
+    held: Tensor
+    size: int
+    seed: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether each step takes all rows."""
+        return self.size >= len(self.train)
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return math.ceil(len(self.train) / self.size)
+
+    def rows(self, t: int) -> Tensor:
+        """Rows of step t = 1, 2, ..."""
+        if self.whole:
+            return self.train
+        epoch, i = divmod(t - 1, self.per_epoch)
+        (seed,) = np.random.SeedSequence((self.seed, epoch)).generate_state(1, np.uint32)
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(int(seed)))
+        return self.train[order[i * self.size : (i + 1) * self.size].to(self.train.device)]
+
+    def seen(self, t: int, last: int) -> Tensor | None:
+        """Rows at which the function is known before step t; None for all.
+
+        Those of the batch come first, then the held out ones if an epoch has just ended.
+        """
+        if self.whole or t > last:
+            return None
+        rows = self.rows(t)
+        return torch.cat([rows, self.held]) if (t - 1) % self.per_epoch == 0 else rows
+
+
+@dataclass
+class Progress:
+    """Where a training stands: all that is needed to go on.
+
+    Attributes
+    ----------
+    step : int
+        Steps made.
+    f : Tensor of shape (1 + REPLICAS, c, b)
+        Functions of all features and of each group alone, at the rows seen before the next step.
+    moments : list of Moments
+        Of all chunks in order; their arrays are (g, B, 2, A): all features together, and the group.
+    residuals : list of Tensor
+        Of all features together, (c, b) for each step.
+    losses, held_losses : list of float
+        Before each step, and at held out rows after each epoch.
+    best : int
+        Step after which the loss at held out rows was least.
+    best_weights : list of Tensor
+        Weights then.
+    """
+
+    step: int
+    f: Tensor
+    moments: list[Moments] = field(default_factory=list)
+    residuals: list[Tensor] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    held_losses: list[float] = field(default_factory=list)
+    best: int = 0
+    best_weights: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """One training.
+
+    Attributes
+    ----------
+    blocks : Blocks
+        The features.
+    rule : AdamRule
+        How gradients change weights.
+    loss : Loss
+        Of the outputs at all rows.
+    batches : Batches
+        Which rows when.
+    n_steps : int
+        How many steps at most.
+    patience : int
+        Epochs without a better loss at held out rows before the training ends.
+    """
+
+    blocks: Blocks
+    rule: AdamRule
+    loss: Loss
+    batches: Batches
+    n_steps: int
+    patience: int = 20
+
+    # Training
+
+    def start(self) -> Progress:
+        """State before the first step: the function 0."""
+        rows = self.batches.seen(1, self.n_steps)
+        c, n = self.loss.targets.shape
+        f = self.loss.targets.new_zeros(1 + REPLICAS, c, n if rows is None else len(rows))
+        return Progress(0, f)
+
+    def run(self, now: Progress, after_step: Callable[[Progress], None] | None = None) -> Progress:
+        """Train on from a state, which is changed.
+
+        Parameters
+        ----------
+        now : Progress
+            From `start`, or of a training that was interrupted.
+        after_step : callable, optional
+            Called after each step.
+
+        Raises
+        ------
+        TrainingDivergedError
+            If the loss is not finite, or grew by a factor of a million.
+        """
+        if not now.moments:
+            now.moments = [
+                self.rule.start((g, B, 2, A), self.loss.targets.device)
+                for chunk in self._all_chunks()
+                for g, B, A in [chunk.shape]
+            ]
+        while now.step < self.n_steps and not self._stops(now):
+            self._step(now)
+            if after_step is not None:
+                after_step(now)
+        return now
+
+    def _step(self, now: Progress) -> None:
+        t = now.step + 1
+        seen, following = (self.batches.seen(s, self.n_steps) for s in (t, t + 1))
+        rows = self.batches.rows(t)
+        at = rows if seen is None else torch.arange(len(rows), device=rows.device)
+        f = now.f[:, :, at]
+        r = torch.zeros_like(now.f)
+        r[:, :, at] = self.loss.residual(f, rows)
+        now.losses.append(self._checked(float(self.loss.value(f, rows)[0]), now))
+        now.residuals.append(r[0, :, at].clone())
+
+        def update(state: Moments, g: Tensor) -> Tensor:
+            self.rule.step(state, g, t)
+            return state.w
+
+        now.f = self._through(seen, r, following, now.moments, update)
+        now.step = t
+        self._note_held(now)
+
+    def _through(
+        self,
+        seen: Tensor | None,
+        r: Tensor,
+        following: Tensor | None,
+        states: Sequence[Any],
+        change: Callable[[Any, Tensor], Tensor],
+    ) -> Tensor:
+        """Gradients of all features from residuals, and the function from what they become.
+
+        Parameters
+        ----------
+        seen : Tensor of int, or None
+            Rows of the residuals; None for all.
+        r : Tensor of shape (1 + REPLICAS, c, b) or (1, c, b)
+            Residuals.
+        following : Tensor of int, or None
+            Rows of the function.
+        states : sequence
+            One for each chunk.
+        change : callable
+            Takes a state and gradients (g, B, S, A), and returns weights.
+        """
+        n = self.loss.targets.shape[1] if following is None else len(following)
+        out, i, same = r.new_zeros(len(r), r.shape[1], n), 0, following is seen
+        for k in range(len(self.blocks)):
+            runs = [0, 1 + self.blocks.replica(k)] if len(r) > 1 else [0]
+            own = r[runs]
+            total = torch.zeros_like(out[runs])
+            for chunk in self.blocks.chunks(k):
+                values = chunk.load(seen)
+                w = change(states[i], values.gradient(own))
+                values = values if same else chunk.load(following)
+                total += values.output(w * chunk.measure)
+                i += 1
+            out[runs] += total
+        out /= self.blocks.n_chunks
+        out[1:] *= REPLICAS
+        return out
+
+    def _all_chunks(self) -> Iterator[Any]:
+        return (chunk for k in range(len(self.blocks)) for chunk in self.blocks.chunks(k))
+
+    # Stopping
+
+    def _note_held(self, now: Progress) -> None:
+        """Remember the loss at held out rows, and the weights where it is least."""
+        held, per_epoch = self.batches.held, self.batches.per_epoch
+        if not len(held) or (now.step % per_epoch and now.step != self.n_steps):
+            return
+        whole = self.batches.seen(now.step + 1, self.n_steps) is None
+        f = now.f[:1, :, held] if whole else now.f[:1, :, -len(held) :]
+        value = float(self.loss.value(f, held)[0])
+        if value < min(now.held_losses, default=math.inf):
+            now.best = now.step
+            now.best_weights = [state.w.clone() for state in now.moments]
+        now.held_losses.append(value)
+
+    def _stops(self, now: Progress) -> bool:
+        if not len(self.batches.held):
+            return False
+        return (now.step - now.best) // self.batches.per_epoch >= self.patience
+
+    def _checked(self, loss: float, now: Progress) -> float:
+        first = now.losses[0] if now.losses else loss
+        if math.isfinite(loss) and loss <= _GROWTH * first + 1e-12:
+            return loss
+        raise TrainingDivergedError(
+            f"the training loss is {loss:.3g} after {now.step} steps, from {first:.3g}, with "
+            f"learning_rate={self.rule.learning_rate:.3g}: pass learning_rate="
+            f"{0.5 * self.stable_rate():.2g}, half of the largest at which the dynamics is stable "
+            "at its start."
+        )
+
+    # The largest stable step
+
+    def stable_rate(self) -> float:
+        r"""Largest learning rate at which the dynamics is stable around its start.
+
+        With a preconditioner :math:`P(\omega)` held fixed, the steps are gradient descent with
+        momentum and the kernel :math:`\sum E[\psi P \psi^T]`, stable for
+        :math:`\eta < 2 (1 + \beta_1) / ((1 - \beta_1) \lambda)`, with the largest eigenvalue
+        :math:`\lambda` of that kernel times the loss's second derivative (Cohen et al. 2022,
+        "Adaptive gradient methods at the edge of stability"). P is that of the first step.
+        """
+        loss, train = self.loss, self.batches.train
+        f = loss.targets.new_zeros(1, *loss.targets.shape)
+        r = torch.zeros_like(f)
+        r[:, :, train] = loss.residual(f[:, :, train], train)
+        scales: list[Tensor] = []
+
+        def first(_: Any, g: Tensor) -> Tensor:
+            size = g.abs() + self.rule.eps if self.rule.normalizes else torch.ones_like(g)
+            scales.append(torch.where(size > 0, 1 / size, 0.0))
+            return g * scales[-1]
+
+        chunks = [None] * sum(1 for _ in self._all_chunks())
+        v = self._through(None, r, None, chunks, first)
+        largest = 0.0
+        for _ in range(_POWER_STEPS):
+            r = torch.zeros_like(f)
+            r[:, :, train] = v[:, :, train]
+            size = float(r.norm())
+            if not size > 0 or not math.isfinite(size):
+                break
+            v = self._through(None, r / size, None, scales, lambda scale, g: g * scale)
+            largest = float(v[:, :, train].norm())
+        beta = self.rule.beta1
+        curvature = largest * loss.curvature / len(train)
+        return 2 * (1 + beta) / ((1 - beta) * curvature) if curvature > 0 else math.inf

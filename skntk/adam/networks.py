@@ -1,0 +1,142 @@
+"""Features of random wide networks, which are drawn anew from their seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from skntk.adam.features import GROUP, Half, Layer, Plain, Signal
+from skntk.finite import AffineLayer, Capture, capture, last_layer
+from skntk.nn.parametrization import Affine
+
+#: Rows that go through a network at one time.
+_ROWS = 512
+
+
+class NetworkSampler:
+    """Blocks of features, each of one random network of finite width.
+
+    Parameters
+    ----------
+    make : callable
+        Returns a network whose weights are drawn from a seed.
+    X : Tensor of shape (n, ...)
+        Training rows.
+
+    Raises
+    ------
+    ValueError
+        If the network has layers that are not in the NTK parametrization, or no affine layer that
+        gives the outputs.
+    """
+
+    def __init__(self, make: Callable[[int], nn.Module], X: Tensor) -> None:
+        self.make, self.X = make, X
+        module = make(0)
+        check_ntk_parametrized(module)
+        self._readout = set(last_layer(module, X[:2]))
+        one, two = (_affine(capture(make(seed), X[:2])) for seed in (0, 1))
+        # what does not change with the weights is the input
+        self._inputs = {
+            _key(a) for a, b in zip(one, two, strict=True) if torch.equal(a.a, b.a)
+        }
+        self.columns = X.flatten(1).ne(0).any(0).nonzero()[:, 0]
+
+    def draw(self, seed: int, rows: Tensor | None = None) -> list[Layer]:
+        """Signals of the network of a seed: of training rows in half precision, or of others.
+
+        Parameters
+        ----------
+        seed : int
+            Of the weights.
+        rows : Tensor of shape (m, ...), optional
+            By default the training rows.
+        """
+        module = self.make(seed)
+        X = self.X if rows is None else rows
+        keep: Callable[[Tensor], Signal] = Half.of if rows is None else Plain
+        parts = [_affine(capture(module, X[i : i + _ROWS])) for i in range(0, len(X), _ROWS)]
+        return [made for uses in zip(*parts, strict=True) for made in self._layers(uses, keep)]
+
+    def _layers(
+        self, parts: Sequence[AffineLayer], keep: Callable[[Tensor], Signal]
+    ) -> Iterator[Layer]:
+        """Signals of one layer's weight and bias, from parts of the rows."""
+        first = parts[0]
+        fan_in, fan_out = first.a.shape[-1], first.B.shape[-1]
+        weight = None if first.weight is None else first.weight_scale * math.sqrt(fan_in)
+        bias = None if first.bias is None else first.bias_scale
+        root = math.sqrt(fan_out)  # makes the derivative by one unit O(1)
+        if not self._readout.isdisjoint(first.names):
+            yield Layer(None, keep(_units(parts, weight)), bias)
+        elif first.a.shape[1] == 1:
+            delta = keep(_last(torch.cat([root * p.B[:, :, 0] for p in parts], 1)))
+            if _key(first) in self._inputs and fan_in == self.X[0].numel():
+                yield Layer(delta, Plain(_units(parts, weight)), bias, self.columns)
+            else:
+                yield Layer(delta, keep(_units(parts, weight)), bias)
+        else:
+            if weight is not None:
+                psi = torch.cat([_products(p.B, p.a) for p in parts], -1)
+                yield Layer(keep(weight * root * psi), None, None)
+            if bias is not None:
+                delta = torch.cat([p.B.sum(2) for p in parts], 1)
+                yield Layer(keep(_last(root * delta)), None, bias)
+
+
+def _products(B: Tensor, a: Tensor) -> Tensor:
+    r"""Sums over positions of some products, :math:`\sum_s B_{so} a_{sj}`: (c, N J, n).
+
+    Each group of output channels o meets J inputs j; groups take turns.
+
+    Parameters
+    ----------
+    B, a : Tensor of shape (c, n, S, N), (n, S, d)
+        As in `skntk.finite.AffineLayer`.
+    """
+    N, d = B.shape[-1], a.shape[-1]
+    J = min(GROUP, d)
+    order = torch.randperm(d, generator=torch.Generator().manual_seed(0)).to(a.device)
+    made = []
+    for start in range(0, N, GROUP):
+        at = order[torch.arange(start, start + J, device=a.device) % d]
+        made.append(torch.einsum("cnso,nsj->cojn", B[..., start : start + GROUP], a[..., at]))
+    return torch.cat(made, 1).flatten(1, 2)
+
+
+def _units(parts: Sequence[AffineLayer], scale: float | None) -> Tensor:
+    """Forward signals of a layer with one position, scaled: (d, n)."""
+    return torch.cat([p.a[:, 0] for p in parts]).T * (1.0 if scale is None else scale)
+
+
+def _last(x: Tensor) -> Tensor:
+    """Rows, the second axis, as the last."""
+    return x.transpose(1, 2).contiguous()
+
+
+def _key(layer: AffineLayer) -> tuple[str, ...]:
+    return tuple(layer.names)
+
+
+def _affine(found: Capture) -> list[AffineLayer]:
+    return [layer for layer in found.layers if isinstance(layer, AffineLayer)]
+
+
+def check_ntk_parametrized(module: nn.Module) -> None:
+    """Raise ValueError unless all parameters belong to `skntk.nn` layers that have the limit."""
+    known = {
+        id(p)
+        for m in module.modules()
+        if isinstance(m, Affine) and m.parametrization == "ntk"
+        for p in m.parameters(recurse=False)
+    }
+    other = [name for name, p in module.named_parameters() if id(p) not in known]
+    if other:
+        raise ValueError(
+            f"module {type(module).__name__} has parameters {other[:3]} that are not those of "
+            "skntk.nn layers with parametrization='ntk', for which alone the limit of Adam is "
+            "defined: build it from these."
+        )
