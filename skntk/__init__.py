@@ -1,5 +1,6 @@
 """Neural tangent kernels for scikit-learn, on PyTorch."""
 
+from skntk.adam import AdamNTKClassifier, AdamNTKRegressor
 from skntk.continual import ContinualNTK, ContinualNTKRegressor
 from skntk.finite import empirical_ntk, linearize
 from skntk.infinite import infinite_width
@@ -10,6 +11,8 @@ from skntk.training import NetworkClassifier, NetworkRegressor
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdamNTKClassifier",
+    "AdamNTKRegressor",
     "ContinualNTK",
     "ContinualNTKRegressor",
     "LinearizedLaplaceClassifier",

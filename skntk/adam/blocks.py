@@ -6,7 +6,6 @@ import math
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from skntk.adam.features import GROUP, Chunk, Layer, chunks
@@ -31,36 +30,28 @@ class Blocks:
     ----------
     sampler : Sampler
         Draws them.
-    n_blocks, width : int
-        How many blocks, a multiple of `REPLICAS`, and units of each.
+    n_blocks : int
+        How many, a multiple of `REPLICAS`.
     seed : int
         From which the seeds of the blocks are made.
     n_rows : int
         Training rows.
     budget : int
         Bytes that kept blocks may take.
-    device : torch.device
-        Where they are.
     """
 
     def __init__(
         self,
         sampler: Sampler,
         n_blocks: int,
-        width: int,
         seed: int,
         n_rows: int,
         budget: int,
-        device: torch.device | str = "cpu",
     ) -> None:
-        self.sampler, self.n_blocks, self.width, self.budget = sampler, n_blocks, width, budget
+        self.sampler, self.n_blocks, self.budget = sampler, n_blocks, budget
         children = np.random.SeedSequence(seed).generate_state(n_blocks, np.uint32)
         self.seeds = [int(child) for child in children]
-        tile = _TILE[torch.device(device).type] // max(n_rows, 1)
-        parts = 1
-        while width % (2 * parts * GROUP) == 0 and width // parts > tile:
-            parts *= 2
-        self.parts = parts
+        self.parts = parts_of(sampler.draw(self.seeds[0]), n_rows)
         self._kept: dict[int, list[Chunk]] = {}
         self.nbytes, self._full = 0, False
 
@@ -94,3 +85,14 @@ class Blocks:
     def replica(self, k: int) -> int:
         """Which group block k belongs to."""
         return k % REPLICAS
+
+
+def parts_of(layers: list[Layer], n_rows: int) -> int:
+    """Into how many chunks to cut a block, so that a chunk's signals stay in a cache."""
+    device = next(s.data.device for x in layers for s in (x.delta, x.h) if s is not None)
+    units = [x.delta.data.shape[-2] for x in layers if x.delta is not None]
+    units += [x.h.data.shape[-2] for x in layers if x.delta is None and x.columns is None]
+    parts, tile = 1, _TILE[device.type] // max(n_rows, 1)
+    while units and all(N % (2 * parts * GROUP) == 0 for N in units) and max(units) > parts * tile:
+        parts *= 2
+    return parts

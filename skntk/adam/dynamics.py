@@ -253,18 +253,78 @@ class Dynamics:
             return False
         return (now.step - now.best) // self.batches.per_epoch >= self.patience
 
-    def _checked(self, loss: float, now: Progress) -> float:
+    def _checked(self, loss: float, now: Progress, growth: float = _GROWTH) -> float:
         first = now.losses[0] if now.losses else loss
-        if math.isfinite(loss) and loss <= _GROWTH * first + 1e-12:
+        if math.isfinite(loss) and loss <= growth * first + 1e-6:
             return loss
         raise TrainingDivergedError(
             f"the training loss is {loss:.3g} after {now.step} steps, from {first:.3g}, with "
             f"learning_rate={self.rule.learning_rate:.3g}: pass learning_rate="
-            f"{0.5 * self.stable_rate():.2g}, half of the largest at which the dynamics is stable "
-            "at its start."
+            f"{self.usable_rate():.2g}, well below {self.stable_rate():.2g}, the largest at which "
+            "the dynamics is stable at its start."
         )
 
+    def check(self, now: Progress) -> None:
+        """Raise TrainingDivergedError if a training without held out rows made things worse."""
+        rows = self.batches.train
+        if now.step == 0 or now.step < self.n_steps or len(self.batches.held):
+            return
+        self._checked(float(self.loss.value(now.f[:, :, rows], rows)[0]), now, 1.0)
+
+    def reopened(self, now: Progress) -> Progress:
+        """State of a training that was meant to end there, if it did, made ready to go on."""
+        rows = self.batches.seen(now.step + 1, self.n_steps)
+        n = self.loss.targets.shape[1] if rows is None else len(rows)
+        if now.f.shape[2] != n:  # all rows are known at the end of a training
+            assert rows is not None
+            now.f = now.f[:, :, rows]
+        return now
+
+    # The function elsewhere
+
+    def outputs(self, X: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        """Outputs at other rows, (1 + REPLICAS, c, m), from the weights of all features."""
+        c = len(self.loss.targets)
+        out, i = torch.zeros(1 + REPLICAS, c, len(X), device=X.device), 0
+        for k in range(len(self.blocks)):
+            total = out.new_zeros(2, c, len(X))
+            for chunk in self.blocks.chunks(k, X):
+                total += chunk.load(None).output(weights[i] * chunk.measure)
+                i += 1
+            out[[0, 1 + self.blocks.replica(k)]] += total
+        out /= self.blocks.n_chunks
+        out[1:] *= REPLICAS
+        return out
+
+    def replayed(
+        self, X: Tensor, residuals: Sequence[Tensor], steps: Sequence[int]
+    ) -> list[Tensor]:
+        """Outputs (c, m) at other rows after some steps, from the history of residuals alone."""
+        c = len(self.loss.targets)
+        out = torch.zeros(len(steps), c, len(X), device=X.device)
+        last = max(steps, default=0)
+        for k in range(len(self.blocks)):
+            pairs = zip(self.blocks.chunks(k), self.blocks.chunks(k, X), strict=True)
+            for chunk, other in pairs:
+                g, B, A = chunk.shape
+                state = self.rule.start((g, B, 1, A), X.device)
+                rows = self.batches.rows(1)
+                values, elsewhere = chunk.load(rows), other.load(None)
+                for t in range(1, last + 1):
+                    if not self.batches.whole and t > 1:
+                        values = chunk.load(self.batches.rows(t))
+                    self.rule.step(state, values.gradient(residuals[t - 1][None]), t)
+                    if t in steps:
+                        out[steps.index(t)] += elsewhere.output(state.w * chunk.measure)[0]
+        return list(out / self.blocks.n_chunks)
+
     # The largest stable step
+
+    def usable_rate(self) -> float:
+        """A learning rate that serves: a quarter of what would be stable without momentum."""
+        beta = self.rule.beta1
+        rate = 0.25 * self.stable_rate() * (1 - beta) / (1 + beta)
+        return rate if math.isfinite(rate) else 1.0
 
     def stable_rate(self) -> float:
         r"""Largest learning rate at which the dynamics is stable around its start.
@@ -273,17 +333,18 @@ class Dynamics:
         momentum and the kernel :math:`\sum E[\psi P \psi^T]`, stable for
         :math:`\eta < 2 (1 + \beta_1) / ((1 - \beta_1) \lambda)`, with the largest eigenvalue
         :math:`\lambda` of that kernel times the loss's second derivative (Cohen et al. 2022,
-        "Adaptive gradient methods at the edge of stability"). P is that of the first step.
+        "Adaptive gradient methods at the edge of stability"). P is :math:`1 / (s + \varepsilon)` with
+        the root mean square s of each tensor's first gradient.
         """
         loss, train = self.loss, self.batches.train
         f = loss.targets.new_zeros(1, *loss.targets.shape)
         r = torch.zeros_like(f)
         r[:, :, train] = loss.residual(f[:, :, train], train)
-        scales: list[Tensor] = []
+        scales: list[Any] = []
 
         def first(_: Any, g: Tensor) -> Tensor:
-            size = g.abs() + self.rule.eps if self.rule.normalizes else torch.ones_like(g)
-            scales.append(torch.where(size > 0, 1 / size, 0.0))
+            size = g.square().mean().sqrt() + self.rule.eps if self.rule.normalizes else 1.0
+            scales.append(1 / size if size > 0 else 0.0)
             return g * scales[-1]
 
         chunks = [None] * sum(1 for _ in self._all_chunks())

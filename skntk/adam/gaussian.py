@@ -275,4 +275,3 @@ def _streams(seed: int) -> Iterator[torch.Generator]:
 
 def _stds(dense: Dense) -> tuple[float, float | None]:
     return math.sqrt(dense.weight_var), math.sqrt(dense.bias_var) if dense.has_bias else None
-

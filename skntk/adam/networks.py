@@ -40,10 +40,23 @@ class NetworkSampler:
         self._readout = set(last_layer(module, X[:2]))
         one, two = (_affine(capture(make(seed), X[:2])) for seed in (0, 1))
         # what does not change with the weights is the input
-        self._inputs = {
-            _key(a) for a, b in zip(one, two, strict=True) if torch.equal(a.a, b.a)
-        }
+        self._inputs = {_key(a) for a, b in zip(one, two, strict=True) if torch.equal(a.a, b.a)}
+        self._check_widths(one)
+        sizes = [
+            layer.a.shape[-1] if not self._readout.isdisjoint(layer.names) else layer.B.shape[-1]
+            for layer in one
+        ]
+        self.n_units = max(sizes)
         self.columns = X.flatten(1).ne(0).any(0).nonzero()[:, 0]
+
+    def _check_widths(self, layers: list[AffineLayer]) -> None:
+        for layer in layers:
+            width = layer.B.shape[-1]
+            if width < GROUP and self._readout.isdisjoint(layer.names):
+                raise ValueError(
+                    f"module has {width} units in the layer of {layer.names}; the limit is drawn "
+                    f"from random networks with at least {GROUP}, better hundreds: make it wider."
+                )
 
     def draw(self, seed: int, rows: Tensor | None = None) -> list[Layer]:
         """Signals of the network of a seed: of training rows in half precision, or of others.
@@ -73,11 +86,13 @@ class NetworkSampler:
         if not self._readout.isdisjoint(first.names):
             yield Layer(None, keep(_units(parts, weight)), bias)
         elif first.a.shape[1] == 1:
-            delta = keep(_last(torch.cat([root * p.B[:, :, 0] for p in parts], 1)))
+            N = fan_out // GROUP * GROUP
+            delta = keep(_last(torch.cat([root * p.B[:, :, 0, :N] for p in parts], 1)))
+            h = _units(parts, weight)
             if _key(first) in self._inputs and fan_in == self.X[0].numel():
-                yield Layer(delta, Plain(_units(parts, weight)), bias, self.columns)
-            else:
-                yield Layer(delta, keep(_units(parts, weight)), bias)
+                yield Layer(delta, Plain(h), bias, self.columns)
+            else:  # widths may differ
+                yield Layer(delta, keep(h[torch.arange(N, device=h.device) % fan_in]), bias)
         else:
             if weight is not None:
                 psi = torch.cat([_products(p.B, p.a) for p in parts], -1)

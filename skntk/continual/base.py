@@ -19,12 +19,6 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from skntk.continual.checkpoints import (
-    check_pickles,
-    described,
-    read_checkpoint,
-    write_checkpoint,
-)
 from skntk.continual.heads import Heads
 from skntk.continual.kernel_learner import KernelLearner
 from skntk.continual.kernels import FiniteTaskKernel, InfiniteTaskKernel
@@ -56,6 +50,12 @@ from skntk.machines.validation import Interval, StrOptions
 from skntk.nn.parametrization import Affine
 from skntk.training.base import NetworkEstimator
 from skntk.training.building import drawn_network, in_regime, placed
+from skntk.training.checkpoints import (
+    check_pickles,
+    described,
+    read_checkpoint,
+    write_checkpoint,
+)
 from skntk.training.net import seeded
 
 PROJECTIONS = {"ogd": Projection, "ogd_plus": ProjectionPlus, "pca_ogd": PrincipalProjection}

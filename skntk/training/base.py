@@ -13,7 +13,6 @@ import joblib
 import numpy as np
 import torch
 from sklearn.base import clone
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from skorch.helper import predefined_split
@@ -29,6 +28,7 @@ from skntk.machines.networks import (
 )
 from skntk.machines.validation import Interval, StrOptions
 from skntk.training.building import drawn_network, in_regime, placed
+from skntk.training.held_out import held_out
 from skntk.training.net import (
     BestStopping,
     Divergence,
@@ -257,19 +257,7 @@ class NetworkEstimator(ModuleParams):
         """Rows to train on, and to stop early by."""
         if not self.early_stopping:
             return torch.arange(n), None
-        counts = np.zeros(0) if labels is None else np.bincount(labels)
-        stratify = labels if len(counts) and counts.min() >= 2 else None
-        classes = 0 if stratify is None else len(counts)
-        held = max(math.ceil(self.validation_fraction * n), classes)
-        if n - held < max(classes, 2):
-            raise ValueError(
-                f"early_stopping=True holds out {held} of {n} rows and leaves too few to train on; "
-                "pass more rows, or early_stopping=False."
-            )
-        train, test = train_test_split(
-            np.arange(n), test_size=held, stratify=stratify, random_state=seed
-        )
-        return torch.as_tensor(np.sort(train)), torch.as_tensor(np.sort(test))
+        return held_out(n, labels, self.validation_fraction, seed)
 
     def _fingerprint(self, X: Tensor, y: Tensor, seed: int) -> str:
         """What a checkpoint must agree in with the fit that goes on with it."""

@@ -10,7 +10,7 @@ from task_streams import classes, regression
 
 from skntk import ContinualNTK, ContinualNTKRegressor
 from skntk.continual import evaluate
-from skntk.continual.checkpoints import described
+from skntk.training.checkpoints import described
 from skntk.core import TrainingDivergedError
 
 SMALL = {"width": 8, "depth": 1, "max_epochs": 2, "batch_size": 4, "random_state": 0}

@@ -43,7 +43,7 @@ def read_checkpoint(path: Path, mark: str, params: dict[str, str]) -> Any:
     Raises
     ------
     ValueError
-        If the file is no checkpoint, or that of another stream.
+        If the file is no checkpoint, or that of other data.
     """
     if not path.exists():
         return None
@@ -53,14 +53,14 @@ def read_checkpoint(path: Path, mark: str, params: dict[str, str]) -> Any:
     except Exception as error:
         raise ValueError(
             f"checkpoint {str(path)!r} cannot be read as one ({error}); delete it, or pass another "
-            "directory."
+            "path."
         ) from error
     if found != mark:
         changed = sorted(k for k in {*params, *others} if params.get(k) != others.get(k))
-        what = f"another value of {', '.join(changed)}" if changed else "other tasks"
+        what = f"another value of {', '.join(changed)}" if changed else "other tasks or data"
         raise ValueError(
-            f"checkpoint {str(path)!r} belongs to {what}; delete its directory to start anew, or "
-            "pass another."
+            f"checkpoint {str(path)!r} belongs to {what}; delete what is there to start anew, "
+            "or pass another path."
         )
     return state
 
