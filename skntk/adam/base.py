@@ -37,6 +37,7 @@ from skntk.core import (
 from skntk.infinite.kernel import InfiniteKernel
 from skntk.machines.networks import ModuleParams, as_rows, check_outputs, drawn_mlp
 from skntk.machines.validation import Interval, StrOptions
+from skntk.nn.parametrization import Affine
 from skntk.training.checkpoints import described, read_checkpoint, write_checkpoint
 from skntk.training.held_out import held_out
 from skntk.training.net import seeded
@@ -49,7 +50,8 @@ _EXACT_ROWS = 3000
 #: Test rows that are dealt with at one time; a fixed number, so that rounding is the same.
 _TEST_ROWS = 256
 _CHECKPOINT_SECONDS = 10.0
-#: Features that "auto" starts with, and the most that it draws; rows at which it asks for the error.
+#: Features that "auto" starts with, and the most that it draws; rows at which it asks for
+#: the error.
 _FIRST_FEATURES, _MOST_FEATURES, _PROBES = 2**14, 2**22, 64
 
 
@@ -109,12 +111,10 @@ class AdamEstimator(ModuleParams):
         if self.module is None:
             names = ("depth", "activation", "weight_std", "bias_std")
             chosen = {name: getattr(self, name) for name in names}
-            net: nn.Module = drawn_mlp(
-                math.prod(self._input_shape), self._n_outputs, seed, width=width, **chosen
-            )
-            if len(self._input_shape) > 1:
-                net = nn.Sequential(nn.Flatten(), *net)
-            return net.to(device)
+            d = math.prod(self._input_shape)
+            net = drawn_mlp(d, self._n_outputs, seed, width=width, **chosen)
+            flat = len(self._input_shape) == 1
+            return (net if flat else nn.Sequential(nn.Flatten(), *net)).to(device)
         by_width = inspect.isclass(self.module) and (
             "width" in inspect.signature(self.module).parameters
             and "width" not in self._module_params("module__")
@@ -124,7 +124,7 @@ class AdamEstimator(ModuleParams):
         if not inspect.isclass(self.module):
             with seeded(seed):
                 for layer in module.modules():
-                    if hasattr(layer, "reset_parameters"):
+                    if isinstance(layer, Affine):
                         layer.reset_parameters()
         return module.to(device, torch.float32)
 
@@ -195,7 +195,8 @@ class AdamEstimator(ModuleParams):
         if error > self.mc_tol:
             warnings.warn(
                 f"the Monte-Carlo error is {error:.2g} with {n_features} features, which is as "
-                f"many as are drawn, above mc_tol={self.mc_tol}: pass a larger mc_tol or n_features.",
+                f"many as are drawn, above mc_tol={self.mc_tol}: pass a larger mc_tol, or "
+                "n_features as a number.",
                 SkntkWarning,
                 stacklevel=4,
             )

@@ -90,8 +90,10 @@ class Blocks:
 def parts_of(layers: list[Layer], n_rows: int) -> int:
     """Into how many chunks to cut a block, so that a chunk's signals stay in a cache."""
     device = next(s.data.device for x in layers for s in (x.delta, x.h) if s is not None)
-    units = [x.delta.data.shape[-2] for x in layers if x.delta is not None]
-    units += [x.h.data.shape[-2] for x in layers if x.delta is None and x.columns is None]
+    signals = [
+        x.h if x.delta is None else x.delta for x in layers if x.delta is not None or not x.is_input
+    ]
+    units = [s.data.shape[-2] for s in signals if s is not None]
     parts, tile = 1, _TILE[device.type] // max(n_rows, 1)
     while units and all(N % (2 * parts * GROUP) == 0 for N in units) and max(units) > parts * tile:
         parts *= 2

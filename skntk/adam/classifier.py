@@ -58,8 +58,8 @@ class AdamNTKClassifier(ClassifierMixin, AdamEstimator):
     beta1, beta2 : float, default=0.9, 0.999
         Decay of the moments, in [0, 1). ``beta1=0`` is RMSProp.
     eps : float, default=1e-8
-        :math:`\varepsilon`, at least 0, with 0/0 = 0. With ``beta1=beta2=eps=0`` it is sign descent;
-        ``eps=np.inf`` is the limit of large :math:`\varepsilon` at a fixed
+        :math:`\varepsilon`, at least 0, with 0/0 = 0. With ``beta1=beta2=eps=0`` it is sign
+        descent; ``eps=np.inf`` is the limit of large :math:`\varepsilon` at a fixed
         :math:`\eta / \varepsilon`, which `learning_rate` then is: gradient descent with momentum,
         whose kernel is the NTK.
     amsgrad : bool, default=False
@@ -297,9 +297,9 @@ class AdamNTKClassifier(ClassifierMixin, AdamEstimator):
         mean, std = self.predict_proba(X, return_mc_std=True)
         best = mean.argmax(1)
         labels = self.classes_[best]
-        return (
-            (labels, np.take_along_axis(std, best[:, None], 1)[:, 0]) if return_mc_std else labels
-        )
+        if not return_mc_std:
+            return labels
+        return labels, np.take_along_axis(std, best[:, None], 1)[:, 0]
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -333,8 +333,8 @@ class Dynamics:
         momentum and the kernel :math:`\sum E[\psi P \psi^T]`, stable for
         :math:`\eta < 2 (1 + \beta_1) / ((1 - \beta_1) \lambda)`, with the largest eigenvalue
         :math:`\lambda` of that kernel times the loss's second derivative (Cohen et al. 2022,
-        "Adaptive gradient methods at the edge of stability"). P is :math:`1 / (s + \varepsilon)` with
-        the root mean square s of each tensor's first gradient.
+        "Adaptive gradient methods at the edge of stability"). P is
+        :math:`1 / (s + \varepsilon)` with the root mean square s of each tensor's first gradient.
         """
         loss, train = self.loss, self.batches.train
         f = loss.targets.new_zeros(1, *loss.targets.shape)

@@ -49,6 +49,7 @@ class Half:
 
     @property
     def nbytes(self) -> int:
+        """Bytes that it takes to keep."""
         return self.data.numel() * 2
 
     def __getitem__(self, units: slice) -> Half:
@@ -109,6 +110,11 @@ class Layer:
     h: Signal | None
     bias_std: float | None
     columns: Tensor | None = None
+
+    @property
+    def is_input(self) -> bool:
+        """Whether it reads the network's input."""
+        return self.columns is not None
 
     @property
     def nbytes(self) -> int:

@@ -244,7 +244,7 @@ class GaussianSampler:
 
     def _first(self, X: Tensor, generator: torch.Generator) -> Tensor:
         """Preactivations of the first hidden layer, which is linear in the input: (N, n)."""
-        dense, (n, d) = self.hidden[0].dense, X.shape
+        dense, d = self.hidden[0].dense, X.shape[1]
         W = torch.randn(self.n_units, d, generator=generator).to(X.device)
         b = torch.randn(self.n_units, 1, generator=generator).to(X.device)
         weight_std, bias_std = _stds(dense)
@@ -257,12 +257,12 @@ class GaussianSampler:
         inputs = Inputs.of(rows.double())
         cross = self._covariances(inputs.pairs(self._inputs))
         own = self._covariances(inputs.own())
-        fields = (self.forward, self.backward)
-        forward, backward = (
-            [f and f.at(k, v) for f, k, v in zip(field, K, variance, strict=True)]
-            for field, K, variance in zip(fields, cross, own, strict=True)
-        )
-        return forward, backward
+
+        def at(fields: list[Field | None], i: int) -> list[At | None]:
+            parts = zip(fields, cross[i], own[i], strict=True)
+            return [None if f is None else f.at(k, v) for f, k, v in parts]
+
+        return at(self.forward, 0), at(self.backward, 1)
 
 
 def _streams(seed: int) -> Iterator[torch.Generator]:

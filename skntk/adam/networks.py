@@ -98,8 +98,8 @@ class NetworkSampler:
                 psi = torch.cat([_products(p.B, p.a) for p in parts], -1)
                 yield Layer(keep(weight * root * psi), None, None)
             if bias is not None:
-                delta = torch.cat([p.B.sum(2) for p in parts], 1)
-                yield Layer(keep(_last(root * delta)), None, bias)
+                summed = torch.cat([root * p.B.sum(2) for p in parts], 1)
+                yield Layer(keep(_last(summed)), None, bias)
 
 
 def _products(B: Tensor, a: Tensor) -> Tensor:

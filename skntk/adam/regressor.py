@@ -57,8 +57,8 @@ class AdamNTKRegressor(RegressorMixin, AdamEstimator):
     beta1, beta2 : float, default=0.9, 0.999
         Decay of the moments, in [0, 1). ``beta1=0`` is RMSProp.
     eps : float, default=1e-8
-        :math:`\varepsilon`, at least 0, with 0/0 = 0. With ``beta1=beta2=eps=0`` it is sign descent;
-        ``eps=np.inf`` is the limit of large :math:`\varepsilon` at a fixed
+        :math:`\varepsilon`, at least 0, with 0/0 = 0. With ``beta1=beta2=eps=0`` it is sign
+        descent; ``eps=np.inf`` is the limit of large :math:`\varepsilon` at a fixed
         :math:`\eta / \varepsilon`, which `learning_rate` then is: gradient descent with momentum,
         whose kernel is the NTK.
     amsgrad : bool, default=False
@@ -273,9 +273,8 @@ class AdamNTKRegressor(RegressorMixin, AdamEstimator):
         mean, std = self._with_mc_std(self._runs(self._rows(X)))
         if not return_mc_std:
             return self._targets.back(mean.cpu())
-        return self._targets.back(mean.cpu()), self._targets.back_variance(
-            std.square().cpu()
-        ) ** 0.5
+        variance = self._targets.back_variance(std.square().cpu())
+        return self._targets.back(mean.cpu()), np.sqrt(variance)
 
     @torch.inference_mode(False)
     @torch.no_grad()

@@ -44,7 +44,9 @@ from skntk.training.net import (
 )
 from skntk.training.preconditioners import KFAC, NaturalGradient, tangent_module
 from skntk.training.rates import is_ntk_parametrized, stable_rate
+from skntk.training.scaling import tensor_groups
 
+OPTIMIZERS = ("gd", "sgd", "adam", "scaled_adam", "natural_gradient", "kfac")
 PRECONDITIONERS = {"natural_gradient": NaturalGradient, "kfac": KFAC}
 #: Rows of a batch, and of test data that go through the network at one time.
 _BATCH, _TEST_BATCH = 128, 1024
@@ -63,7 +65,7 @@ class NetworkEstimator(ModuleParams):
         "parametrization": [StrOptions({"ntk", "standard", "mup"})],
         "regime": [StrOptions({"full", "linearized"})],
         "centered": ["boolean"],
-        "optimizer": [StrOptions({"gd", "sgd", "adam", "natural_gradient", "kfac"})],
+        "optimizer": [StrOptions(set(OPTIMIZERS))],
         "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "damping": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
@@ -130,6 +132,8 @@ class NetworkEstimator(ModuleParams):
             return float(self.learning_rate)
         if self.optimizer in PRECONDITIONERS:
             return 1.0 if self.regime == "linearized" else 0.5
+        if self.optimizer == "scaled_adam":
+            return 0.03
         if self.optimizer == "adam":
             return 3e-3 if is_ntk_parametrized(tangent_module(module)) else 1e-3
         return stable_rate(
@@ -163,6 +167,9 @@ class NetworkEstimator(ModuleParams):
         common = {"lr": rate, "batch_size": size, "optimizer__weight_decay": self.weight_decay}
         if self.optimizer == "adam":
             return {**common, "optimizer": torch.optim.Adam}
+        if self.optimizer == "scaled_adam":
+            groups = tensor_groups(module, X.to(resolve_device(self.device)), rate)
+            return {**common, "optimizer": torch.optim.Adam, "optimizer__param_groups": groups}
         return {**common, "optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum}
 
     # Training

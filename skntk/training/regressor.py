@@ -50,12 +50,14 @@ class NetworkRegressor(RegressorMixin, NetworkEstimator):
         Train the network, or its linearization at initialization (`skntk.linearize`).
     centered : bool, default=False
         Subtract the function at initialization.
-    optimizer : {"gd", "sgd", "adam", "natural_gradient", "kfac"}, default="adam"
-        Gradient descent on all rows or on batches, Adam, exact natural gradient in function space,
-        or K-FAC.
+    optimizer : {"gd", "sgd", "adam", "scaled_adam", "natural_gradient", "kfac"}, default="adam"
+        Gradient descent on all rows or on batches, Adam, Adam with a rate for each tensor, exact
+        natural gradient in function space, or K-FAC. "scaled_adam" divides rate and epsilon of a
+        tensor by the square root of its number of parameters per output, in the NTK
+        parametrization: that has a limit of infinite width, `skntk.AdamNTKRegressor`.
     learning_rate : float or "auto", default="auto"
-        "auto" is 3e-3 for Adam on a network whose `skntk.nn` layers are all in the NTK
-        parametrization and 1e-3 on any other; 0.5 for the natural gradient and K-FAC, 1 if
+        "auto" is 0.03 for "scaled_adam"; 3e-3 for Adam on a network whose `skntk.nn` layers are all
+        in the NTK parametrization and 1e-3 on any other; 0.5 for the natural gradient and K-FAC, 1 if
         linearized; for "gd" and "sgd" the inverse of the largest curvature at initialization, from
         the empirical NTK, of the loss of all rows or of a batch.
     momentum : float, default=0.0
