@@ -166,7 +166,7 @@ class Chunk:
         g, B, A = self.shape
         units = 1 if self.delta is None else g * A
         weights = B - (self.bias_std is not None)
-        counts = [self.share / (units * weights)] * weights
+        counts = [self.share / (units * max(weights, 1))] * weights
         if self.bias_std is not None:
             counts.append(1.0 / units)
         signal = self.delta if self.delta is not None else self.h
