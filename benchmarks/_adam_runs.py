@@ -220,7 +220,7 @@ def _scores(model: Any, rows: Split, **kwargs: Any) -> Any:
 def _trial(
     rows: Split, rate: float, held: float, step: int, outputs: Any, seconds: float
 ) -> dict[str, float]:
-    """Score predictions: the error is that of labels, or the mean square in units of the variance."""
+    """Score predictions: the error is that of labels, or the mean square per variance."""
     outputs = np.asarray(outputs)
     if rows.classes:
         error = float(np.mean(outputs.argmax(1) != rows.y_test))

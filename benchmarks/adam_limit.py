@@ -20,7 +20,9 @@ from joblib import Parallel, delayed
 from scipy.stats import rankdata, studentized_range, wilcoxon
 from threadpoolctl import threadpool_limits
 
-CORE = ("features", "rule", "gaussian", "losses")
+#: Files that the limit's numbers depend on.
+CORE = [HERE.parent / "skntk" / "adam" / f"{name}.py"
+        for name in ("features", "rule", "gaussian", "losses")]  # fmt: skip
 #: Pairs of models whose difference is a claim, or bears on one.
 PAIRS = (
     ("lazy, GD", "NTK limit"),
@@ -36,22 +38,23 @@ PAIRS = (
 def main() -> None:
     """Run what is missing, and publish."""
     args = _arguments()
-    root = HERE.parent / "skntk" / "adam"
-    version = code_version([HERE / "_adam_runs.py", *(root / f"{name}.py" for name in CORE)])
+    runs = [HERE / "_adam_runs.py"]
+    versions = {m: code_version(runs + CORE * (m == "Adam limit")) for m in MODELS}
     cache = ResultCache(args.resume, ("model", "set", "seed", "version"))
     wanted = [(m, s, seed) for seed in range(args.seeds) for s in SETS for m in MODELS]
     missing = [
         key for key in wanted
-        if cache.get(model=key[0], set=key[1], seed=key[2], version=version) is None
+        if cache.get(model=key[0], set=key[1], seed=key[2], version=versions[key[0]]) is None
     ]  # fmt: skip
     done = Parallel(n_jobs=args.jobs, return_as="generator_unordered")(
         delayed(_one)(*key, str(args.data)) for key in missing
     )
     for i, record in enumerate(done):
-        cache.add({**record, "version": version})
+        cache.add({**record, "version": versions[record["model"]]})
         print(f"{i + 1}/{len(missing)} {record}", flush=True)
     records = {
-        key: cache.get(model=key[0], set=key[1], seed=key[2], version=version) for key in wanted
+        key: cache.get(model=key[0], set=key[1], seed=key[2], version=versions[key[0]])
+        for key in wanted
     }
     publish("adam_limit", _body(records, args.seeds), write=not args.no_write)
 
@@ -73,7 +76,7 @@ def _body(records: dict[tuple, dict], seeds: int) -> str:
     k, n = len(models), len(SETS)
     critical = studentized_range.ppf(0.95, k, np.inf) / np.sqrt(2) * np.sqrt(k * (k + 1) / (6 * n))
     rows = [
-        [s.split("/")[-1], *(f"{100 * a:.1f} ± {100 * b:.1f}" for a, b in zip(mean[:, j], se[:, j], strict=True))]
+        [s.split("/")[-1], *(f"{100 * mean[m, j]:.1f} ± {100 * se[m, j]:.1f}" for m in range(k))]
         for j, s in enumerate(SETS)
     ]  # fmt: skip
     rows.append(["mean rank", *(f"{r:.2f}" for r in ranks.mean(1))])
@@ -86,9 +89,10 @@ def _body(records: dict[tuple, dict], seeds: int) -> str:
     return "\n".join([
         f"Test error in percent, mean ± standard error over {seeds} seeds: of labels, or the mean "
         "square in units of the targets' variance. "
-        f"Up to {TRAIN} training rows, a fifth of them held out; depth {DEPTH}, ReLU, full batches, "
-        f"4 learning rates, at most {STEPS} steps. Finite networks have width {WIDTH} and start at 0; "
-        f"lazy ones are linearized. Adam's limit has {FEATURES} features of each weight tensor; the "
+        f"Up to {TRAIN} training rows, a fifth of them held out; depth {DEPTH}, ReLU, full "
+        f"batches, 4 learning rates, at most {STEPS} steps. Finite networks have width {WIDTH} and "
+        "start at 0; lazy ones are linearized. Adam's limit has "
+        f"{FEATURES} features of each weight tensor; the "
         f"Monte-Carlo error of its prediction is {np.median(mc):.3f} (median over sets and seeds), "
         f"at most {max(mc):.3f}. 'Adam' has a rate for each tensor (scaled_adam), 'plain Adam' one "
         "rate and the standard parametrization. NTK limit: the analytic kernel, momentum 0.9.",

@@ -254,7 +254,8 @@ class Dynamics:
         return (now.step - now.best) // self.batches.per_epoch >= self.patience
 
     def _checked(self, loss: float, now: Progress, growth: float = _GROWTH) -> float:
-        first = now.losses[0] if now.losses else loss
+        zero = self.loss.targets.new_zeros(1, len(self.loss.targets), len(self.batches.train))
+        first = float(self.loss.value(zero, self.batches.train)[0])
         if math.isfinite(loss) and loss <= growth * first + 1e-6:
             return loss
         raise TrainingDivergedError(

@@ -107,20 +107,18 @@ class Field:
 
     @classmethod
     def of(cls, K: Tensor) -> Field:
-        """Decompose a covariance (n, n) in float64."""
-        s, V = torch.linalg.eigh(0.5 * (K + K.mT))
-        keep = s > len(s) * torch.finfo(s.dtype).eps * s[-1].clamp_min(torch.finfo(s.dtype).tiny)
+        """Decompose a covariance (n, n) in float64; large variances come first."""
+        s, V = (A.flip(-1) for A in torch.linalg.eigh(0.5 * (K + K.mT)))
+        keep = s > len(s) * torch.finfo(s.dtype).eps * s[0].clamp_min(torch.finfo(s.dtype).tiny)
         V, root = V[:, keep], s[keep].sqrt()
         return cls((V * root).float(), V / root)
 
-    def draw(self, generator: torch.Generator, shape: tuple[int, ...], at: At | None) -> Tensor:
-        """Return functions of the process: shape + (n,), or at the other rows."""
-        device = self.root.device
-        z = torch.randn(*shape, self.root.shape[1], generator=generator).to(device)
-        zeta = torch.randn(*shape, 1, generator=generator).to(device)
+    def draw(self, generator: torch.Generator, n: int, at: At | None) -> Tensor:
+        """Return n functions of the process: (n, rows), at the training rows or the others."""
+        z = normals(generator, n, self.root.shape[1] + 1).to(self.root.device)
         if at is None:
-            return z @ self.root.mT
-        return z @ at.cross.mT + zeta * at.std
+            return z[:, :-1] @ self.root.mT
+        return z[:, :-1] @ at.cross.mT + z[:, -1:] * at.std
 
     def at(self, cross: Tensor, diagonal: Tensor) -> At:
         """What is needed to draw at m other rows.
@@ -179,6 +177,9 @@ class GaussianSampler:
             X.device,
         )
         self._inputs = Inputs.of(X.double())
+        if depth:  # axes of the inputs, the longest first
+            A = self._scaled(X).double()
+            self._axes = torch.linalg.eigh(A.mT @ A)[1].flip(1).float()
         self.forward: list[Field | None] = [None] * depth
         self.backward: list[Field | None] = [None] * depth
         if depth > 1:
@@ -217,7 +218,7 @@ class GaussianSampler:
         slopes, entering = [], [h]
         for layer, field, at in zip(self.hidden, self.forward, forward, strict=True):
             generator = next(streams)
-            u = self._first(X, generator) if field is None else field.draw(generator, (N,), at)
+            u = self._first(X, generator) if field is None else field.draw(generator, N, at)
             h, slope = layer.evaluate(u)
             slopes.append(slope)
             entering.append(h)
@@ -226,10 +227,11 @@ class GaussianSampler:
         for layer, field, at, h, slope in layers:
             generator = next(streams)
             if field is None:
-                a = torch.randn(c, N, 1, generator=generator).to(X.device)
-                G = math.sqrt(self.readout.weight_var) * a
+                scale = math.sqrt(self.readout.weight_var)
+                draws = [scale * normals(generator, N, 1).to(X.device) for _ in range(c)]
             else:
-                G = field.draw(generator, (c, N), at)
+                draws = [field.draw(generator, N, at) for _ in range(c)]
+            G = torch.stack(draws)
             made.append(self._layer(layer.dense, keep(G * slope), h, keep))
         return [*made, self._layer(self.readout, None, entering[-1], keep)]
 
@@ -244,11 +246,14 @@ class GaussianSampler:
 
     def _first(self, X: Tensor, generator: torch.Generator) -> Tensor:
         """Preactivations of the first hidden layer, which is linear in the input: (N, n)."""
-        dense, d = self.hidden[0].dense, X.shape[1]
-        W = torch.randn(self.n_units, d, generator=generator).to(X.device)
-        b = torch.randn(self.n_units, 1, generator=generator).to(X.device)
-        weight_std, bias_std = _stds(dense)
-        return weight_std / math.sqrt(d) * (W @ X.T) + (bias_std or 0.0) * b
+        z = normals(generator, self.n_units, self._axes.shape[1]).to(X.device)
+        return z @ (self._scaled(X) @ self._axes).mT
+
+    def _scaled(self, X: Tensor) -> Tensor:
+        """Inputs as they multiply standard normal weights, and the bias: (n, d + 1)."""
+        weight_std, bias_std = _stds(self.hidden[0].dense)
+        bias = X.new_full((len(X), 1), bias_std or 0.0)
+        return torch.cat([weight_std / math.sqrt(X.shape[1]) * X, bias], 1)
 
     def _at(self, rows: Tensor | None) -> tuple[list[At | None], list[At | None]]:
         depth = len(self.hidden)
@@ -263,6 +268,21 @@ class GaussianSampler:
             return [None if f is None else f.at(k, v) for f, k, v in parts]
 
         return at(self.forward, 0), at(self.backward, 1)
+
+
+def normals(generator: torch.Generator, n: int, d: int) -> Tensor:
+    """Standard normal points (n, d), more even than independent ones, in random order.
+
+    From a scrambled Sobol sequence (Owen 1998), whose first dimensions are the most even: each
+    point has the right distribution, and means over n of them have less variance.
+    """
+    (seed,) = torch.randint(2**31, (1,), generator=generator).tolist()
+    even = min(d, torch.quasirandom.SobolEngine.MAXDIM)
+    points = torch.quasirandom.SobolEngine(even, scramble=True, seed=seed)
+    u = points.draw(n, dtype=torch.float64).clamp(1e-12, 1 - 1e-12)
+    # in random order, for two sequences point by point are not independent
+    z = torch.special.ndtri(u).float()[torch.randperm(n, generator=generator)]
+    return torch.cat([z, torch.randn(n, d - even, generator=generator)], 1) if d > even else z
 
 
 def _streams(seed: int) -> Iterator[torch.Generator]:

@@ -164,8 +164,9 @@ def _dual(layer: Hidden) -> SignDual:
     if layer.activation is None:
         return IdentitySign()
     call = layer.activation.function
-    plain = isinstance(call, Call) and call.args == (Variable(factor=1.0),) and not call.kwargs
-    function = call.function if plain else None
+    function = None
+    if isinstance(call, Call) and call.args == (Variable(factor=1.0),) and not call.kwargs:
+        function = call.function
     if isinstance(function, nn.ReLU):
         return ReLUSign()
     if isinstance(function, Erf) and (function.a, function.b, function.c) == (1.0, 1.0, 0.0):

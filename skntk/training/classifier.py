@@ -54,8 +54,8 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
     learning_rate : float or "auto", default="auto"
         "auto" is 0.03 for "scaled_adam"; 3e-3 for Adam on a network whose `skntk.nn` layers are all
         in the NTK parametrization and 1e-3 on any other; 0.5 for the natural gradient and K-FAC, 1
-        if linearized; for "gd" and "sgd" the inverse of the largest curvature at initialization, from
-        the empirical NTK, of the loss of all rows or of a batch.
+        if linearized; for "gd" and "sgd" the inverse of the largest curvature at initialization,
+        from the empirical NTK, of the loss of all rows or of a batch.
     momentum : float, default=0.0
         Of all optimizers but Adam, in [0, 1).
     damping : float or "auto", default="auto"

@@ -55,7 +55,9 @@ def kernels(blocks, X, c=1, rows=None):
                 elif bias:
                     keep[-1] = 1
                 K = elsewhere.load(None).output(G * (chunk.measure * keep))
-                place = found.setdefault((i % n_layers, part), torch.zeros(REPLICAS, c, N, c, len(at)))
+                place = found.setdefault(
+                    (i % n_layers, part), torch.zeros(REPLICAS, c, N, c, len(at))
+                )
                 place[k % REPLICAS] += K.view(c, N, c, len(at)) * REPLICAS / blocks.n_chunks
     return [[found[i, part] for part in (0, 1)] for i in range(n_layers)]
 

@@ -10,8 +10,8 @@ from task_streams import classes, regression
 
 from skntk import ContinualNTK, ContinualNTKRegressor
 from skntk.continual import evaluate
-from skntk.training.checkpoints import described
 from skntk.core import TrainingDivergedError
+from skntk.training.checkpoints import described
 
 SMALL = {"width": 8, "depth": 1, "max_epochs": 2, "batch_size": 4, "random_state": 0}
 METHODS = ["stable_sgd", "ogd", "ogd_plus", "pca_ogd", "online_ewc", "replay", "joint"]
