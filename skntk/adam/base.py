@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import time
@@ -16,6 +17,7 @@ from typing import Any, ClassVar
 import joblib
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ _TEST_ROWS = 256
 _CHECKPOINT_SECONDS = 10.0
 #: Features that "auto" starts with, and the most that it draws; rows at which it asks for
 #: the error.
-_FIRST_FEATURES, _MOST_FEATURES, _PROBES = 2**14, 2**22, 64
+_FIRST_FEATURES, _MOST_FEATURES, _PROBES = 2**12, 2**22, 64
 
 
 class AdamEstimator(ModuleParams):
@@ -99,6 +101,12 @@ class AdamEstimator(ModuleParams):
         else:
             X, y = validate_data(self, X, y, **checked, **self._target_checks)
             self._input_shape = shape or (X.shape[1],)
+        largest = np.abs(X).max()
+        if largest > np.finfo(np.float32).max:
+            raise ValueError(
+                f"X has values up to {largest:.3g}, beyond float32, in which features "
+                "are: scale it, such as with sklearn.preprocessing.StandardScaler."
+            )
         X = torch.tensor(np.array(X), dtype=torch.float32).reshape(-1, *self._input_shape)
         X = X.to(resolve_device(self.device))
         return X if predicting else (X, y)
@@ -145,7 +153,9 @@ class AdamEstimator(ModuleParams):
             except UnsupportedModuleError:
                 if self.sampler == "exact":
                     raise
-        made = NetworkSampler(lambda seed: self._drawn(seed, width), X)
+        fixed = clone(self)  # parameters may be set after fit
+        fixed._input_shape, fixed._n_outputs = self._input_shape, self._n_outputs
+        made = NetworkSampler(functools.partial(fixed._drawn, width=width), X)
         return made, made.n_units
 
     def _features(self, X: Tensor, seed: int) -> Blocks:

@@ -248,7 +248,7 @@ class AdamNTKClassifier(ClassifierMixin, AdamEstimator):
 
     def _scores(self, f: Tensor) -> Tensor:
         """Probabilities of outputs (..., c, m)."""
-        if self._cross_entropy:
+        if self._dynamics.loss.cross_entropy:
             return f.softmax(-2)
         positive = f.clamp_min(0) + 1e-12
         return positive / positive.sum(-2, keepdim=True)

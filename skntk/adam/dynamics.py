@@ -24,6 +24,8 @@ from skntk.core import TrainingDivergedError
 
 #: The loss may grow by this factor over its start before the training is given up.
 _GROWTH = 1e6
+#: And by this one at its end.
+_WORSE = 1.5
 _POWER_STEPS = 20
 
 
@@ -270,7 +272,7 @@ class Dynamics:
         rows = self.batches.train
         if now.step == 0 or now.step < self.n_steps or len(self.batches.held):
             return
-        self._checked(float(self.loss.value(now.f[:, :, rows], rows)[0]), now, 1.0)
+        self._checked(float(self.loss.value(now.f[:, :, rows], rows)[0]), now, _WORSE)
 
     def reopened(self, now: Progress) -> Progress:
         """State of a training that was meant to end there, if it did, made ready to go on."""

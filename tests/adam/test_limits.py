@@ -192,8 +192,8 @@ def test_sign_kernels_are_those_of_the_features(seed, activation, depth):
 def test_sign_kernels_refuse_what_has_none():
     with pytest.raises(UnsupportedModuleError, match="draws the limit"):
         sign_gradient_kernel(snn.MLP(D, activation="tanh"), np.eye(D))
+    net = torch.nn.Sequential(snn.Linear(D, 8), snn.Erf(2.0), snn.Linear(8, 1))
     with pytest.raises(UnsupportedModuleError, match="Erf"):
-        net = torch.nn.Sequential(snn.Linear(D, 8), snn.Erf(2.0), snn.Linear(8, 1))
         sign_gradient_kernel(net, np.eye(D))
     with pytest.raises(ValueError, match="shapes"):
         sign_gradient_kernel(snn.MLP(D), np.eye(D), np.eye(3))
