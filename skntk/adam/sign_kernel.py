@@ -114,8 +114,8 @@ def sign_gradient_kernel(module: nn.Module, X1: Any, X2: Any = None) -> Any:
     >>> import numpy as np, skntk.nn as snn
     >>> from skntk.adam import sign_gradient_kernel
     >>> sign_gradient_kernel(snn.MLP(2, depth=1, bias_std=0.0), np.eye(2)).round(3)
-    array([[0.798, 0.282],
-           [0.282, 0.798]])
+    array([[0.963, 0.282],
+           [0.282, 0.963]])
     """
     x1 = as_tensor(X1, name="X1")
     x2 = x1 if X2 is None else as_tensor(X2, dtype=x1.dtype, device=x1.device, name="X2")
