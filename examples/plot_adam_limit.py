@@ -2,10 +2,10 @@ r"""
 The same data, two limits: gradient descent and Adam
 ====================================================
 
-An infinitely wide network that is trained by gradient descent is a kernel machine. Trained by Adam it
-has a limit, too, but another one: each feature's step is divided by the size of its own gradients.
-What does that change? Here both limits learn the same table, `AdamNTKRegressor` with ``eps=np.inf``
-and with its default, and the kernel's eigenvectors show where they part.
+An infinitely wide network that is trained by gradient descent is a kernel machine. Trained by Adam
+it has a limit, too, but another one: each feature's step is divided by the size of its own
+gradients. What does that change? Here both limits learn the same table, `AdamNTKRegressor` with
+``eps=np.inf`` and with its default, and the kernel's eigenvectors show where they part.
 """
 
 import matplotlib.pyplot as plt
@@ -20,9 +20,9 @@ from skntk import AdamNTKRegressor, NetworkRegressor
 # %%
 # Two limits, and a network
 # -------------------------
-# Two hundred rows of ten columns, and test rows. A lazy network of width 512, whose features are frozen
-# at initialization and which is trained by Adam with a rate for each tensor, goes the way of Adam's
-# limit: that is what it is the limit of.
+# Two hundred rows of ten columns, and test rows. A lazy network of width 512, whose features are
+# frozen at initialization and which is trained by Adam with a rate for each tensor, goes the way of
+# Adam's limit: that is what it is the limit of.
 
 X, y = make_friedman1(700, noise=1.0, random_state=0)
 X = StandardScaler().fit_transform(X)
@@ -50,11 +50,11 @@ for steps in (20, 100, 200):
 # %%
 # Where they part
 # ---------------
-# In the eigenvectors of the NTK, gradient descent shrinks each component of the residual at a rate in
-# proportion to its eigenvalue: the large ones are gone before the small ones have begun to move. Adam
-# divides by the size of gradients, and as those of the large directions die away, steps along the small
-# ones grow. At equal training loss, its residual has more left of the large directions and less of the
-# small ones.
+# In the eigenvectors of the NTK, gradient descent shrinks each component of the residual at a rate
+# in proportion to its eigenvalue: the large ones are gone before the small ones have begun to move.
+# Adam divides by the size of gradients, and as those of the large directions die away, steps along
+# the small ones grow. At equal training loss, its residual has more left of the large directions
+# and less of the small ones.
 
 kernel = skntk.infinite_width(snn.MLP(10, depth=2))
 eigenvectors = np.linalg.eigh(kernel(X_train))[1][:, ::-1]
@@ -76,21 +76,22 @@ for name, marker in (("gradient descent", "o"), ("Adam", "s")):
     curves.plot(STAGES, errors[name], marker=marker, label=f"limit of {name}")
 curves.plot((20, 100, 200), lazy, "k^", label="lazy network, width 512, Adam")
 curves.set(xscale="log", xlabel="Steps", ylabel="Test error / variance", ylim=(0, None))
-curves.legend()
+curves.legend(loc="upper right")
 at = np.arange(len(GROUPS))
 for shift, name in ((-0.2, "gradient descent"), (0.2, "Adam")):
     bars.bar(at + shift, left[name], 0.4, label=f"limit of {name}")
 bars.set_xticks(at, GROUPS)
 bars.set(xlabel="Eigenvectors of the NTK, by eigenvalue", ylabel="Left of the target")
 bars.set_title("At 30 % of the training loss")
+bars.legend(loc="upper left")
 plt.show()
 
 # %%
 # What this shows
 # ---------------
-# The limits differ in the order in which they learn more than in where they end: their best test errors
-# are close on this table. `benchmarks/adam_limit.py` compares them, and the networks that they are limits
-# of, on ten data sets.
+# The limits differ in the order in which they learn more than in where they end: their best test
+# errors are close on this table. `benchmarks/adam_limit.py` compares them, and the networks that
+# they are limits of, on ten data sets.
 
 assert left["Adam"][0] > left["gradient descent"][0]
 assert left["Adam"][2] < left["gradient descent"][2]

@@ -116,7 +116,7 @@ class AdamEstimator(ModuleParams):
     def _drawn(self, seed: int, width: int) -> nn.Module:
         """A random network of the family; its weights are drawn from a seed."""
         device = resolve_device(self.device)
-        if self.module is None:
+        if self.module is None and not self._module_params():
             names = ("depth", "activation", "weight_std", "bias_std")
             chosen = {name: getattr(self, name) for name in names}
             d = math.prod(self._input_shape)
@@ -233,6 +233,14 @@ class AdamEstimator(ModuleParams):
         if write is not None:
             write(now)
         dynamics.check(now)
+        if now.step == n_steps and dynamics.n_worse(now):
+            warnings.warn(
+                f"{dynamics.n_worse(now)} of {REPLICAS} groups of features, each trained alone, "
+                "came out worse than they began, so the Monte-Carlo error is not to be relied on: "
+                "pass a smaller learning_rate or more n_features.",
+                SkntkWarning,
+                stacklevel=5,
+            )
         self._blocks, self._dynamics = blocks, dynamics
         best = bool(len(batches.held) and now.best_weights)
         self._weights = now.best_weights if best else [state.w for state in now.moments]

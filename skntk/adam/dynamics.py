@@ -8,6 +8,7 @@ gradients into weights w, and :math:`f_{t,c}(x) = \sum_\theta E_\omega[w_t(\omeg
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -256,16 +257,21 @@ class Dynamics:
         return (now.step - now.best) // self.batches.per_epoch >= self.patience
 
     def _checked(self, loss: float, now: Progress, growth: float = _GROWTH) -> float:
-        zero = self.loss.targets.new_zeros(1, len(self.loss.targets), len(self.batches.train))
-        first = float(self.loss.value(zero, self.batches.train)[0])
+        first = self._first_loss
         if math.isfinite(loss) and loss <= growth * first + 1e-6:
             return loss
         raise TrainingDivergedError(
             f"the training loss is {loss:.3g} after {now.step} steps, from {first:.3g}, with "
             f"learning_rate={self.rule.learning_rate:.3g}: pass learning_rate="
-            f"{self.usable_rate():.2g}, well below {self.stable_rate():.2g}, the largest at which "
-            "the dynamics is stable at its start."
+            f"{self.usable_rate():.2g}, or less. The largest at which the start is stable is "
+            f"{self.stable_rate():.2g}, and later steps need a margin."
         )
+
+    @functools.cached_property
+    def _first_loss(self) -> float:
+        rows = self.batches.train
+        zero = self.loss.targets.new_zeros(1, len(self.loss.targets), len(rows))
+        return float(self.loss.value(zero, rows)[0])
 
     def check(self, now: Progress) -> None:
         """Raise TrainingDivergedError if a training without held out rows made things worse."""
@@ -273,6 +279,12 @@ class Dynamics:
         if now.step == 0 or now.step < self.n_steps or len(self.batches.held):
             return
         self._checked(float(self.loss.value(now.f[:, :, rows], rows)[0]), now, _WORSE)
+
+    def n_worse(self, now: Progress) -> int:
+        """How many groups alone have a larger loss than at the start, at the end of a training."""
+        rows = self.batches.train
+        losses = self.loss.value(now.f[:, :, rows], rows)[1:]
+        return int((~(losses <= _WORSE * self._first_loss + 1e-6)).sum())
 
     def reopened(self, now: Progress) -> Progress:
         """State of a training that was meant to end there, if it did, made ready to go on."""

@@ -53,7 +53,7 @@ class AdamNTKRegressor(RegressorMixin, AdamEstimator):
     learning_rate : float or "auto", default="auto"
         :math:`\eta`. A finite network of width N moves alike if each tensor of p = fan-in times
         fan-out parameters has the rate :math:`\eta / \sqrt p` and :math:`\varepsilon / \sqrt p`.
-        "auto" is a tenth of the largest at which the dynamics is stable at its start.
+        "auto" is a quarter of the largest that would be stable at the start without momentum.
     beta1, beta2 : float, default=0.9, 0.999
         Decay of the moments, in [0, 1). ``beta1=0`` is RMSProp.
     eps : float, default=1e-8
@@ -66,12 +66,13 @@ class AdamNTKRegressor(RegressorMixin, AdamEstimator):
     weight_decay : float, default=0.0
         :math:`\lambda`: in each step the function shrinks by :math:`\eta \lambda` of itself, as
         parameters decay towards their initial values.
-    max_epochs : int, default=300
-        Passes over the training rows.
+    max_epochs : int, default=100
+        Passes over the training rows. Long training fits noise: tune it, or stop early.
     batch_size : int, optional
         Rows of a step; by default all of them.
     n_features : int or "auto", default=65536
-        Random features of each weight tensor. "auto" draws until the Monte-Carlo error of the
+        Random features of each weight tensor, rounded up to what eight groups of eight need.
+        "auto" draws 4096 and then more, until the Monte-Carlo error of the
         prediction, in standard deviations of the targets and halfway between pairs of training
         rows, is at most `mc_tol`.
     mc_tol : float, default=0.02
@@ -92,7 +93,8 @@ class AdamNTKRegressor(RegressorMixin, AdamEstimator):
     checkpoint : str or Path, optional
         File to which the state of the training is written every ten seconds and at its end; needs
         an integer `random_state`. A `fit` that finds its own file there goes on with it, and ends
-        as if it had not been interrupted. The file is a pickle: do not open those of others.
+        as if it had not been interrupted; with more `max_epochs` it trains the rest. The file is a
+        pickle: do not open those of others.
     input_shape : tuple of int, optional
         Shape of one input, such as (C, H, W), for rows that come flat.
     device : str or torch.device, default="cpu"
@@ -160,7 +162,7 @@ class AdamNTKRegressor(RegressorMixin, AdamEstimator):
         eps: float = 1e-8,
         amsgrad: bool = False,
         weight_decay: float = 0.0,
-        max_epochs: int = 300,
+        max_epochs: int = 100,
         batch_size: int | None = None,
         n_features: int | str = 65536,
         mc_tol: float = 0.02,
@@ -260,7 +262,8 @@ class AdamNTKRegressor(RegressorMixin, AdamEstimator):
             Test rows.
         return_mc_std : bool, default=False
             Return the standard error that the random features cause, too: how far this is from
-            the limit. It says nothing of how far the limit is from the truth.
+            the limit with this learning rate and number of steps. It says nothing of how far
+            the limit is from the truth.
 
         Returns
         -------
@@ -286,7 +289,7 @@ class AdamNTKRegressor(RegressorMixin, AdamEstimator):
         X : array-like of shape (m, d) or (m,) + input_shape
             Test rows.
         epochs : sequence of int, optional
-            Ascending numbers of epochs; by default all, from 1.
+            Ascending numbers of epochs, 0 being the start; by default all, from 1.
 
         Yields
         ------

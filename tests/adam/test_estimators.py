@@ -29,7 +29,8 @@ def table(seed, n=30, d=3):
 def test_the_same_seed_gives_the_same_bits_under_any_budget(sampler, batch_size):
     """Features that are drawn anew in each step are those that are kept."""
     X, y, _ = table(0)
-    params = SMALL | {"sampler": sampler, "batch_size": batch_size, "n_features": 1024}
+    params = SMALL | {"sampler": sampler, "batch_size": batch_size}
+    params |= {"n_features": 1024, "max_epochs": 4 if batch_size is None else 1}
     torch.manual_seed(3)
     one = AdamNTKRegressor(**params).fit(X, y)
     state = torch.get_rng_state()
@@ -150,11 +151,11 @@ def test_a_diverging_rate_names_one_that_serves(seed, eps):
 
 def test_the_largest_stable_step_is_where_gradient_descent_diverges(seed):
     X, y, _ = table(seed)
-    params = SMALL | {"eps": np.inf, "beta1": 0.0, "max_epochs": 300, "depth": 1}
+    params = SMALL | {"eps": np.inf, "beta1": 0.0, "max_epochs": 150, "depth": 1, "n_features": 64}
     rate = AdamNTKRegressor(**params | {"max_epochs": 0}).fit(X, y)._dynamics.stable_rate()
-    AdamNTKRegressor(**params | {"learning_rate": 0.95 * rate}).fit(X, y)
+    AdamNTKRegressor(**params | {"learning_rate": 0.9 * rate}).fit(X, y)
     with pytest.raises(TrainingDivergedError):
-        AdamNTKRegressor(**params | {"learning_rate": 1.05 * rate}).fit(X, y)
+        AdamNTKRegressor(**params | {"learning_rate": 1.2 * rate}).fit(X, y)
 
 
 def test_epsilon_zero_with_dead_features():
@@ -230,7 +231,7 @@ def test_grids_and_depth_zero():
         AdamNTKRegressor(**SMALL), {"eps": [1e-8, math.inf], "depth": [0, 1]}, cv=2
     ).fit(X, y)  # fmt: skip
     assert np.isfinite(grid.cv_results_["mean_test_score"]).all()
-    linear = AdamNTKRegressor(0, **SMALL | {"max_epochs": 400}).fit(X, X[:, 0])
+    linear = AdamNTKRegressor(0, **SMALL | {"max_epochs": 200, "n_features": 64}).fit(X, X[:, 0])
     assert linear.score(X, X[:, 0]) > 0.99
 
 
