@@ -30,6 +30,7 @@ from skntk.adam.losses import Loss
 from skntk.adam.networks import NetworkSampler
 from skntk.adam.rule import AdamRule
 from skntk.core import (
+    MemoryBudgetError,
     SkntkWarning,
     UnsupportedModuleError,
     available_bytes,
@@ -46,9 +47,13 @@ from skntk.training.net import seeded
 
 #: Units of a block: of a random network of dense layers, and channels of one with convolutions.
 _WIDTH, _CHANNELS = 1024, 64
+#: Least width of random networks, whose features are biased by the order of its inverse.
+_LEAST_WIDTH = 128
 #: Rows above which "auto" draws from random networks: the cost of the limit's own Gaussian
 #: processes grows with the square of the rows.
 _EXACT_ROWS = 3000
+#: And columns: axes of the input are found among them.
+_EXACT_COLUMNS = 1024
 #: Test rows that are dealt with at one time; a fixed number, so that rounding is the same.
 _TEST_ROWS = 256
 _CHECKPOINT_SECONDS = 10.0
@@ -122,7 +127,7 @@ class AdamEstimator(ModuleParams):
             d = math.prod(self._input_shape)
             net = drawn_mlp(d, self._n_outputs, seed, width=width, **chosen)
             flat = len(self._input_shape) == 1
-            return (net if flat else nn.Sequential(nn.Flatten(), *net)).to(device)
+            return (net if flat else nn.Sequential(nn.Flatten(), *net)).to(device, torch.float32)
         by_width = inspect.isclass(self.module) and (
             "width" in inspect.signature(self.module).parameters
             and "width" not in self._module_params("module__")
@@ -136,37 +141,48 @@ class AdamEstimator(ModuleParams):
                         layer.reset_parameters()
         return module.to(device, torch.float32)
 
-    def _sampler(self, X: Tensor) -> tuple[Sampler, int]:
-        """Where features are drawn from, and the units of a block."""
-        images = len(self._input_shape) > 1 and self.module is not None
-        width = _CHANNELS if images else _WIDTH
-        units = GROUP * 2 ** max(0, math.ceil(math.log2(self._units / (GROUP * REPLICAS))))
-        width = min(width, units)
-        what = f"y with {self._n_outputs} outputs"
-        module = self._drawn(0, GROUP)
-        check_outputs(module, X, self._n_outputs, what)
-        exact = self.sampler == "exact" or (self.sampler == "auto" and len(X) <= _EXACT_ROWS)
-        if exact:
-            try:
-                program = InfiniteKernel(module).program(tuple(X.shape[1:]))
-                return GaussianSampler(program, X.flatten(1), self._n_outputs, width), width
-            except UnsupportedModuleError:
-                if self.sampler == "exact":
-                    raise
-        fixed = clone(self)  # parameters may be set after fit
-        fixed._input_shape, fixed._n_outputs = self._input_shape, self._n_outputs
-        made = NetworkSampler(functools.partial(fixed._drawn, width=width), X)
-        return made, made.n_units
-
     def _features(self, X: Tensor, seed: int) -> Blocks:
         """All features at the training rows, of which some are kept."""
-        sampler, width = self._sampler(X)
-        n_blocks = REPLICAS * math.ceil(self._units / (REPLICAS * width))
-        if self.memory_budget is None:
-            budget = available_bytes(X.device) // 2
-        else:
-            budget = int(self.memory_budget * 2**30)
-        return Blocks(sampler, n_blocks, seed, len(X), budget)
+        module = self._drawn(0, GROUP)
+        check_outputs(module, X, self._n_outputs, f"y with {self._n_outputs} outputs")
+        sampler: Sampler | None = self._exact_sampler(module, X)
+        if sampler is None:
+            images = len(self._input_shape) > 1 and self.module is not None
+            most, least = (_CHANNELS, _CHANNELS) if images else (_WIDTH, _LEAST_WIDTH)
+            fixed = clone(self)  # parameters may be set after fit
+            fixed._input_shape, fixed._n_outputs = self._input_shape, self._n_outputs
+            width = max(self._width_of_blocks(most), least)
+            sampler = NetworkSampler(functools.partial(fixed._drawn, width=width), X)
+        n_blocks = REPLICAS * math.ceil(self._units / (REPLICAS * sampler.n_units))
+        self.n_features_ = GROUP * n_blocks * sampler.n_units
+        budget = self.memory_budget
+        nbytes = available_bytes(X.device) // 2 if budget is None else int(budget * 2**30)
+        return Blocks(sampler, n_blocks, seed, len(X), nbytes)
+
+    def _exact_sampler(self, module: nn.Module, X: Tensor) -> GaussianSampler | None:
+        """Draws from the limit itself; None if that is not asked for, or "auto" has reasons."""
+        small = len(X) <= _EXACT_ROWS and X[0].numel() <= _EXACT_COLUMNS
+        if self.sampler == "networks" or (self.sampler == "auto" and not small):
+            return None
+        try:
+            if not all(p.requires_grad for p in module.parameters()):
+                raise UnsupportedModuleError(
+                    "sampler='exact' trains all parameters, but the module has frozen ones; pass "
+                    "sampler='networks'."
+                )
+            program = InfiniteKernel(module).program(tuple(X.shape[1:]))
+            width = self._width_of_blocks(_WIDTH)
+            return GaussianSampler(program, X.flatten(1), self._n_outputs, width)
+        except (UnsupportedModuleError, MemoryBudgetError):
+            if self.sampler == "exact":
+                raise
+            return None
+
+    def _width_of_blocks(self, most: int) -> int:
+        """Units of each block, so that all have about as many as are asked for."""
+        n_blocks = REPLICAS * math.ceil(self._units / (REPLICAS * most))
+        step = GROUP if most < _WIDTH or self._units < n_blocks * most / 2 else 8 * GROUP
+        return step * math.ceil(self._units / (n_blocks * step))
 
     # Training
 
@@ -247,7 +263,6 @@ class AdamEstimator(ModuleParams):
         self._residuals = now.residuals
         self.n_steps_ = now.best if best else now.step
         self.learning_rate_ = float(rate)
-        self.n_features_ = GROUP * self._units
         self.loss_curve_ = np.array(now.losses)
         self.validation_loss_curve_ = np.array(now.held_losses)
 
@@ -276,7 +291,8 @@ class AdamEstimator(ModuleParams):
         if self.n_features == "auto":  # a file for each number of features that is tried
             path = path.with_name(f"{path.name}-{GROUP * self._units}")
         check_writable(path, "checkpoint")
-        free = {"checkpoint", "verbose", "device", "max_epochs", "memory_budget", "random_state"}
+        free = {"checkpoint", "verbose", "max_epochs", "memory_budget", "mc_tol"}
+        free.add("random_state")  # the seed stands for it
         params = {k: described(v) for k, v in self.get_params().items() if k not in free}
         data = [t.cpu().numpy() for t in (self._X, dynamics.loss.targets)]
         mark = str(joblib.hash([params, seed, self._units, data]))
@@ -328,7 +344,8 @@ class AdamEstimator(ModuleParams):
         rows, per_epoch = self._rows(X), self._dynamics.batches.per_epoch
         made = math.ceil(len(self._residuals) / per_epoch)
         wanted = list(range(1, made + 1)) if epochs is None else [int(e) for e in epochs]
-        if wanted != sorted(set(wanted)) or not all(0 <= e <= made for e in wanted):
+        whole = epochs is None or all(e == i for e, i in zip(epochs, wanted, strict=True))
+        if not whole or wanted != sorted(set(wanted)) or not all(0 <= e <= made for e in wanted):
             raise ValueError(
                 f"epochs={epochs!r} must be ascending numbers of epochs from 0 to {made}, as many "
                 "as were trained."

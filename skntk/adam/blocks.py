@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -17,7 +17,15 @@ _TILE = {"cpu": 2**18, "cuda": 2**25}
 
 
 class Sampler(Protocol):
-    """Draws the signals of one block."""
+    """Draws the signals of one block.
+
+    Attributes
+    ----------
+    n_units : int
+        Units of a block's widest layer.
+    """
+
+    n_units: int
 
     def draw(self, seed: int, rows: Tensor | None = None) -> list[Layer]:
         """Signals of training rows, or of others."""
@@ -58,6 +66,9 @@ class Blocks:
     def __len__(self) -> int:
         return self.n_blocks
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_kept": {}, "nbytes": 0, "_full": False}  # they can be drawn again
+
     def chunks(self, k: int, rows: Tensor | None = None) -> list[Chunk]:
         """Features of block k in chunks: of the training rows, or of others."""
         if rows is not None:
@@ -75,7 +86,9 @@ class Blocks:
     def _cut(self, k: int, layers: list[Layer]) -> list[Chunk]:
         d = next((len(x.columns) for x in layers if x.columns is not None), 0)
         n_columns = max(GROUP, math.ceil(2 * d * REPLICAS / self.n_chunks))
-        return chunks(layers, k * self.parts, self.parts, n_columns)
+        # the blocks of a group take turns, so that each group sees all columns alike
+        turn = (k // REPLICAS) * self.parts * n_columns + self.replica(k) * math.ceil(d / REPLICAS)
+        return chunks(layers, turn, self.parts, n_columns)
 
     @property
     def n_chunks(self) -> int:

@@ -260,10 +260,11 @@ class Dynamics:
         first = self._first_loss
         if math.isfinite(loss) and loss <= growth * first + 1e-6:
             return loss
+        usable = min(self.usable_rate(), 0.3 * self.rule.learning_rate)
         raise TrainingDivergedError(
             f"the training loss is {loss:.3g} after {now.step} steps, from {first:.3g}, with "
             f"learning_rate={self.rule.learning_rate:.3g}: pass learning_rate="
-            f"{self.usable_rate():.2g}, or less. The largest at which the start is stable is "
+            f"{usable:.2g}, or less. The largest at which the start is stable is "
             f"{self.stable_rate():.2g}, and later steps need a margin."
         )
 
@@ -337,9 +338,9 @@ class Dynamics:
 
     def usable_rate(self) -> float:
         """A learning rate that serves: a quarter of what would be stable without momentum."""
-        beta = self.rule.beta1
+        beta, decay = self.rule.beta1, self.rule.weight_decay
         rate = 0.25 * self.stable_rate() * (1 - beta) / (1 + beta)
-        return rate if math.isfinite(rate) else 1.0
+        return min(rate, 0.5 / decay) if decay else rate if math.isfinite(rate) else 1.0
 
     def stable_rate(self) -> float:
         r"""Largest learning rate at which the dynamics is stable around its start.
@@ -375,4 +376,16 @@ class Dynamics:
             largest = float(v[:, :, train].norm())
         beta = self.rule.beta1
         curvature = largest * loss.curvature / len(train)
+        if not self.batches.whole:  # all of it may lie in a batch, if not more than in one row
+            own = float(self._diagonal(scales)[:, train].max()) * loss.curvature
+            curvature = min(curvature * len(train) / self.batches.size, own)
         return 2 * (1 + beta) / ((1 - beta) * curvature) if curvature > 0 else math.inf
+
+    def _diagonal(self, scales: Sequence[float]) -> Tensor:
+        r"""Diagonal of :math:`\sum E[\psi P \psi]` for each output and row: (c, n)."""
+        out = torch.zeros_like(self.loss.targets)
+        for chunk, scale in zip(self._all_chunks(), scales, strict=True):
+            g, B, A = chunk.shape
+            w = (scale * chunk.measure).expand(g, B, 1, A)
+            out += chunk.load(None).squared().output(w)[0]
+        return out / self.blocks.n_chunks

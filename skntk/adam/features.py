@@ -36,7 +36,7 @@ class Half:
 
     @classmethod
     def of(cls, x: Tensor) -> Half:
-        """Round `x`; each number is kept to a relative 5e-4, or 1e-9 of the largest."""
+        """Round `x`; each number is kept to a relative 5e-4, or 1e-7 in all."""
         largest = float(x.abs().amax()) if x.numel() else 0.0
         if not math.isfinite(largest):
             raise FloatingPointError(
@@ -171,7 +171,7 @@ class Chunk:
             counts.append(1.0 / units)
         signal = self.delta if self.delta is not None else self.h
         assert signal is not None
-        return torch.tensor(counts, device=signal.data.device).view(-1, 1, 1)
+        return torch.tensor(counts, device=signal.data.device, dtype=torch.float32).view(-1, 1, 1)
 
     def load(self, rows: Tensor | None) -> Values:
         """Signals at some rows, or all, ready for products."""
@@ -180,7 +180,7 @@ class Chunk:
         g, B, A = self.shape
         data = signal.data
         n = data.shape[-1] if rows is None else len(rows)
-        right = torch.empty(g, B, n, device=data.device)
+        right = torch.empty(g, B, n, device=data.device, dtype=torch.float32)
         if self.h is not None:
             weights = B - (self.bias_std is not None)
             self.h.into(right[:, :weights], rows)
@@ -190,7 +190,7 @@ class Chunk:
             right.fill_(1.0)
         if self.delta is None:
             return Values(None, right)
-        left = torch.empty(self.outputs, g, A, n, device=data.device)
+        left = torch.empty(self.outputs, g, A, n, device=data.device, dtype=torch.float32)
         self.delta.into(left, rows)
         return Values(left, right)
 
@@ -209,6 +209,11 @@ class Values:
 
     left: Tensor | None
     right: Tensor
+
+    def squared(self) -> Values:
+        """Squares of all features, as factors."""
+        left = None if self.left is None else self.left.square()
+        return Values(left, self.right.square())
 
     def gradient(self, r: Tensor) -> Tensor:
         r""":math:`\sum_{ic} r(i,c) \psi_c(x_i)` for r of shape (S, c, n): (g, B, S, A)."""
@@ -237,15 +242,15 @@ def _summed(P: Tensor) -> Tensor:
     return P[0].sum(1) if len(P) == 1 else P.sum(0).sum(1)
 
 
-def chunks(layers: list[Layer], number: int, parts: int, n_columns: int) -> list[Chunk]:
+def chunks(layers: list[Layer], first: int, parts: int, n_columns: int) -> list[Chunk]:
     """Cut a block of units into chunks of all layers.
 
     Parameters
     ----------
     layers : list of Layer
         Signals of the block.
-    number : int
-        How many chunks other blocks have before it: columns of the input take turns.
+    first : int
+        Column of the input that the first chunk begins with; chunks take turns.
     parts : int
         How many.
     n_columns : int
@@ -253,11 +258,13 @@ def chunks(layers: list[Layer], number: int, parts: int, n_columns: int) -> list
     """
     c = next((len(x.delta.data) for x in layers if x.delta is not None), 1)
     return [
-        _chunk(layer, i, parts, number + i, n_columns, c) for i in range(parts) for layer in layers
+        _chunk(layer, i, parts, first + i * n_columns, n_columns, c)
+        for i in range(parts)
+        for layer in layers
     ]
 
 
-def _chunk(layer: Layer, i: int, parts: int, number: int, n_columns: int, c: int) -> Chunk:
+def _chunk(layer: Layer, i: int, parts: int, first: int, n_columns: int, c: int) -> Chunk:
     delta, h, bias = layer.delta, layer.h, layer.bias_std
     if delta is None:
         assert h is not None
@@ -270,9 +277,8 @@ def _chunk(layer: Layer, i: int, parts: int, number: int, n_columns: int, c: int
         return Chunk(some, _part(h, i, parts), some.data.shape[-2] // GROUP, c, bias)
     d, total = len(layer.columns), h.data.shape[-2]
     if d == 0:
-        return Chunk(some, None, 1, c, bias)
-    k = min(n_columns, d)
-    at = torch.arange(number * k, number * k + k, device=layer.columns.device) % d
+        return Chunk(some, None, 1, c, bias, share=0.0)
+    at = torch.arange(first, first + min(n_columns, d), device=layer.columns.device) % d
     return Chunk(some, Plain(h.data[layer.columns[at]]), 1, c, bias, share=d / total)
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from skntk.adam.features import GROUP, Half, Layer, Plain, Signal
-from skntk.finite import AffineLayer, Capture, capture, last_layer
-from skntk.nn.parametrization import Affine
+from skntk.finite import AffineLayer, Capture, PlainLayer, capture, last_layer
+from skntk.training.scaling import check_ntk_parametrized
 
 #: Rows that go through a network at one time.
 _ROWS = 512
@@ -36,11 +36,17 @@ class NetworkSampler:
     def __init__(self, make: Callable[[int], nn.Module], X: Tensor) -> None:
         self.make, self.X = make, X
         module = make(0)
-        check_ntk_parametrized(module)
+        check_ntk_parametrized(module, "the limit of Adam")
         self._readout = set(last_layer(module, X[:2]))
-        one, two = (_affine(capture(make(seed), X[:2])) for seed in (0, 1))
-        # what does not change with the weights is the input
-        self._inputs = {_key(a) for a, b in zip(one, two, strict=True) if torch.equal(a.a, b.a)}
+        found = capture(module, X[:2])
+        one = _affine(found)
+        self._check_rules(found)
+        rows = X[:2].flatten(1)
+        self._inputs = {
+            _key(layer)
+            for layer in one
+            if layer.a.shape[1:] == (1, rows.shape[1]) and torch.equal(layer.a[:, 0], rows)
+        }
         self._check_widths(one)
         sizes = [
             layer.a.shape[-1] if not self._readout.isdisjoint(layer.names) else layer.B.shape[-1]
@@ -48,6 +54,25 @@ class NetworkSampler:
         ]
         self.n_units = max(sizes)
         self.columns = X.flatten(1).ne(0).any(0).nonzero()[:, 0]
+
+    def _check_rules(self, found: Capture) -> None:
+        """Refuse what features could not be read from."""
+        for layer in found.layers:
+            if isinstance(layer, PlainLayer) and not layer.J.any():
+                continue  # the output does not depend on it
+            if not isinstance(layer, AffineLayer):
+                raise ValueError(
+                    f"parameters {layer.names} of the module are used in a way that has no rule; "
+                    "the limit of Adam is drawn from layers of skntk.nn that are called."
+                )
+            if not self._readout.isdisjoint(layer.names):
+                k = layer.B.shape[0]
+                eye = torch.eye(k, device=layer.B.device, dtype=layer.B.dtype)
+                if layer.B.shape[2] != 1 or not torch.equal(layer.B[:, :, 0], _each(eye, found)):
+                    raise ValueError(
+                        f"the module's outputs are not those of its last layer, of {layer.names}: "
+                        "the limit of Adam needs a linear layer at the end, and nothing behind it."
+                    )
 
     def _check_widths(self, layers: list[AffineLayer]) -> None:
         for layer in layers:
@@ -72,10 +97,18 @@ class NetworkSampler:
         X = self.X if rows is None else rows
         keep: Callable[[Tensor], Signal] = Half.of if rows is None else Plain
         parts = [_affine(capture(module, X[i : i + _ROWS])) for i in range(0, len(X), _ROWS)]
-        return [made for uses in zip(*parts, strict=True) for made in self._layers(uses, keep)]
+        generator = torch.Generator().manual_seed(seed)
+        return [
+            made
+            for uses in zip(*parts, strict=True)
+            for made in self._layers(uses, keep, generator)
+        ]
 
     def _layers(
-        self, parts: Sequence[AffineLayer], keep: Callable[[Tensor], Signal]
+        self,
+        parts: Sequence[AffineLayer],
+        keep: Callable[[Tensor], Signal],
+        generator: torch.Generator,
     ) -> Iterator[Layer]:
         """Signals of one layer's weight and bias, from parts of the rows."""
         first = parts[0]
@@ -89,20 +122,22 @@ class NetworkSampler:
             N = fan_out // GROUP * GROUP
             delta = keep(_last(torch.cat([root * p.B[:, :, 0, :N] for p in parts], 1)))
             h = _units(parts, weight)
-            if _key(first) in self._inputs and fan_in == self.X[0].numel():
+            if _key(first) in self._inputs:
                 yield Layer(delta, Plain(h), bias, self.columns)
             else:  # widths may differ
-                yield Layer(delta, keep(h[torch.arange(N, device=h.device) % fan_in]), bias)
+                order = torch.randperm(fan_in, generator=generator).to(h.device)
+                yield Layer(delta, keep(h[order[torch.arange(N, device=h.device) % fan_in]]), bias)
         else:
             if weight is not None:
-                psi = torch.cat([_products(p.B, p.a) for p in parts], -1)
+                order = torch.randperm(fan_in, generator=generator).to(first.a.device)
+                psi = torch.cat([_products(p.B, p.a, order) for p in parts], -1)
                 yield Layer(keep(weight * root * psi), None, None)
             if bias is not None:
                 summed = torch.cat([root * p.B.sum(2) for p in parts], 1)
                 yield Layer(keep(_last(summed)), None, bias)
 
 
-def _products(B: Tensor, a: Tensor) -> Tensor:
+def _products(B: Tensor, a: Tensor, order: Tensor) -> Tensor:
     r"""Sums over positions of some products, :math:`\sum_s B_{so} a_{sj}`: (c, N J, n).
 
     Each group of output channels o meets J inputs j; groups take turns.
@@ -111,10 +146,11 @@ def _products(B: Tensor, a: Tensor) -> Tensor:
     ----------
     B, a : Tensor of shape (c, n, S, N), (n, S, d)
         As in `skntk.finite.AffineLayer`.
+    order : Tensor of int of shape (d,)
+        Of the inputs.
     """
     N, d = B.shape[-1], a.shape[-1]
     J = min(GROUP, d)
-    order = torch.randperm(d, generator=torch.Generator().manual_seed(0)).to(a.device)
     made = []
     for start in range(0, N, GROUP):
         at = order[torch.arange(start, start + J, device=a.device) % d]
@@ -132,26 +168,14 @@ def _last(x: Tensor) -> Tensor:
     return x.transpose(1, 2).contiguous()
 
 
+def _each(eye: Tensor, found: Capture) -> Tensor:
+    """The identity (k, k) for each row: (k, n, k)."""
+    return eye[:, None].expand(len(eye), len(found.outputs), len(eye))
+
+
 def _key(layer: AffineLayer) -> tuple[str, ...]:
     return tuple(layer.names)
 
 
 def _affine(found: Capture) -> list[AffineLayer]:
     return [layer for layer in found.layers if isinstance(layer, AffineLayer)]
-
-
-def check_ntk_parametrized(module: nn.Module) -> None:
-    """Raise ValueError unless all parameters belong to `skntk.nn` layers that have the limit."""
-    known = {
-        id(p)
-        for m in module.modules()
-        if isinstance(m, Affine) and m.parametrization == "ntk"
-        for p in m.parameters(recurse=False)
-    }
-    other = [name for name, p in module.named_parameters() if id(p) not in known]
-    if other:
-        raise ValueError(
-            f"module {type(module).__name__} has parameters {other[:3]} that are not those of "
-            "skntk.nn layers with parametrization='ntk', for which alone the limit of Adam is "
-            "defined: build it from these."
-        )

@@ -77,7 +77,7 @@ class AdamRule:
 
     def start(self, shape: tuple[int, ...], device: torch.device | str = "cpu") -> Moments:
         """State before the first step."""
-        zeros = torch.zeros(self.n_arrays, *shape, device=device)
+        zeros = torch.zeros(self.n_arrays, *shape, device=device, dtype=torch.float32)
         v = zeros[2] if self.normalizes and self.beta2 > 0 else None
         return Moments(zeros[0], zeros[1], v, zeros[-1] if self._amsgrad else None)
 

@@ -70,7 +70,7 @@ class ErfSign(SignDual):
 
     def value(self, s: State) -> Tensor:
         """Return the arcsine kernel with the sign in place of the second function."""
-        ratio = 2 * s.nngp / ((1 + 2 * s.k1) * 2 * s.k2).clamp_min(1e-300).sqrt()
+        ratio = 2 * s.nngp * safe_rsqrt((1 + 2 * s.k1) * 2 * s.k2)
         return 2 / math.pi * torch.asin(ratio.clamp(-1, 1))
 
     def slope(self, s: State) -> Tensor:

@@ -168,6 +168,12 @@ class NetworkEstimator(ModuleParams):
         if self.optimizer == "adam":
             return {**common, "optimizer": torch.optim.Adam}
         if self.optimizer == "scaled_adam":
+            if self.weight_decay:
+                raise ValueError(
+                    f"weight_decay={self.weight_decay} with optimizer='scaled_adam': the decay of "
+                    "torch's Adam enters its moments, and has no limit of infinite width. Pass "
+                    "weight_decay=0, or optimizer='adam'."
+                )
             groups = tensor_groups(module, X.to(resolve_device(self.device)), rate)
             return {**common, "optimizer": torch.optim.Adam, "optimizer__param_groups": groups}
         return {**common, "optimizer": torch.optim.SGD, "optimizer__momentum": self.momentum}

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from skntk.finite import Centered, Linearized, last_layer
+from skntk.nn.parametrization import Affine
 from skntk.training.preconditioners import tangent_module
-from skntk.training.rates import is_ntk_parametrized
 
 #: Of `torch.optim.Adam`.
 EPS = 1e-8
@@ -41,11 +41,7 @@ def tensor_groups(module: nn.Module, X: Tensor, rate: float) -> list[tuple[str, 
     wrapped = isinstance(module, (Centered, Linearized))
     inner = module.module if wrapped else net
     assert isinstance(inner, nn.Module)
-    if not is_ntk_parametrized(inner):
-        raise ValueError(
-            "optimizer='scaled_adam' needs layers of skntk.nn with parametrization='ntk', for "
-            "which its rates have a limit; pass optimizer='adam' for others."
-        )
+    check_ntk_parametrized(inner, "optimizer='scaled_adam'")
     readout = last_layer(inner, X[:2])
     prefix = "module." if wrapped else ""
     groups = []
@@ -55,3 +51,28 @@ def tensor_groups(module: nn.Module, X: Tensor, rate: float) -> list[tuple[str, 
             root = math.sqrt(parameter.numel() / fan_out)
             groups.append((prefix + name, {"lr": rate / root, "eps": EPS / root}))
     return groups
+
+
+def check_ntk_parametrized(module: nn.Module, what: str) -> None:
+    """Raise ValueError unless all parameters are of `skntk.nn` layers in the NTK parametrization.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The network.
+    what : str
+        What needs them, for the message.
+    """
+    known = {
+        id(p)
+        for m in module.modules()
+        if isinstance(m, Affine) and m.parametrization == "ntk"
+        for p in m.parameters(recurse=False)
+    }
+    other = [name for name, p in module.named_parameters() if id(p) not in known]
+    if other:
+        raise ValueError(
+            f"module {type(module).__name__} has parameters {other[:3]} that are not those of "
+            f"skntk.nn layers with parametrization='ntk', for which alone {what} is defined: build "
+            "it from these."
+        )
