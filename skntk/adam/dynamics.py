@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from skntk.adam.blocks import REPLICAS, Blocks
+from skntk.adam.features import Chunk
 from skntk.adam.losses import Loss
 from skntk.adam.rule import AdamRule, Moments
 from skntk.core import TrainingDivergedError
@@ -27,7 +28,7 @@ from skntk.core import TrainingDivergedError
 _GROWTH = 1e6
 #: And by this one at its end.
 _WORSE = 1.5
-_POWER_STEPS = 20
+_POWER_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -288,26 +289,32 @@ class Dynamics:
         return int((~(losses <= _WORSE * self._first_loss + 1e-6)).sum())
 
     def reopened(self, now: Progress) -> Progress:
-        """State of a training that was meant to end there, if it did, made ready to go on."""
+        """State of a training that ended there, made ready to go on as if it had not."""
         rows = self.batches.seen(now.step + 1, self.n_steps)
-        n = self.loss.targets.shape[1] if rows is None else len(rows)
-        if now.f.shape[2] != n:  # all rows are known at the end of a training
-            assert rows is not None
-            now.f = now.f[:, :, rows]
+        if rows is not None and now.f.shape[2] != len(rows):  # all rows are known at an end
+            now.f = self._outputs(lambda k: self.blocks.chunks(k), rows, [m.w for m in now.moments])
         return now
 
     # The function elsewhere
 
     def outputs(self, X: Tensor, weights: Sequence[Tensor]) -> Tensor:
         """Outputs at other rows, (1 + REPLICAS, c, m), from the weights of all features."""
-        c = len(self.loss.targets)
-        out, i = torch.zeros(1 + REPLICAS, c, len(X), device=X.device), 0
+        return self._outputs(lambda k: self.blocks.chunks(k, X), None, weights)
+
+    def _outputs(
+        self,
+        chunks: Callable[[int], Sequence[Chunk]],
+        rows: Tensor | None,
+        weights: Sequence[Tensor],
+    ) -> Tensor:
+        """Outputs (1 + REPLICAS, c, m) at some rows, or all, of the chunks of each block."""
+        at, parts = iter(weights), []
         for k in range(len(self.blocks)):
-            total = out.new_zeros(2, c, len(X))
-            for chunk in self.blocks.chunks(k, X):
-                total += chunk.load(None).output(weights[i] * chunk.measure)
-                i += 1
-            out[[0, 1 + self.blocks.replica(k)]] += total
+            made = [c.load(rows).output(next(at) * c.measure) for c in chunks(k)]
+            parts.append(functools.reduce(torch.add, made))
+        out = parts[0].new_zeros(1 + REPLICAS, *parts[0].shape[1:])
+        for k, part in enumerate(parts):
+            out[[0, 1 + self.blocks.replica(k)]] += part
         out /= self.blocks.n_chunks
         out[1:] *= REPLICAS
         return out

@@ -73,7 +73,7 @@ def test_large_epsilon_approaches_it(seed):
 
 @pytest.mark.parametrize("eps", [np.inf, 1e-8])
 def test_errors_fall_with_features_and_are_what_is_reported(eps):
-    """-1/2 is the exponent; the reported error is that of repetitions with other features."""
+    """At least as the root; the reported error is that of repetitions with other features."""
     X, y, Z = table(0)
     found = {}
     for n_features in (512, 8192):
@@ -91,7 +91,8 @@ def test_errors_fall_with_features_and_are_what_is_reported(eps):
         )
     for spread, reported in found.values():
         assert 0.75 < reported / spread < 1.4
-    assert 0.25 * 0.75 < found[8192][0] / found[512][0] < 0.25 * 1.35
+    # even draws gain more than the root
+    assert 0.08 < found[8192][0] / found[512][0] < 0.25 * 1.35
 
 
 @pytest.mark.parametrize(("depth", "activation"), [(1, "erf"), (2, "relu"), (3, "relu")])
@@ -114,10 +115,10 @@ def test_wide_networks_trained_by_adam_approach_the_limit(regime):
     """Error about width^(-1/2); averaged over networks, whose deviations are independent."""
     X, y, Z = table(0)
     limit = AdamNTKRegressor(
-        2, learning_rate=0.03, max_epochs=20, n_features=2**17, random_state=0
+        2, learning_rate=0.03, max_epochs=20, n_features=2**16, random_state=0
     ).fit(X, y).predict(Z)  # fmt: skip
     errors = []
-    for width in (64, 512):
+    for width in (32, 256):
         found = [
             NetworkRegressor(
                 2, width, regime=regime, centered=True, optimizer="scaled_adam",
@@ -126,9 +127,9 @@ def test_wide_networks_trained_by_adam_approach_the_limit(regime):
             for i in range(3)
         ]  # fmt: skip
         errors.append(rms(np.array(found) - limit))
-    slope = math.log(errors[1] / errors[0]) / math.log(512 / 64)
+    slope = math.log(errors[1] / errors[0]) / math.log(256 / 32)
     assert -0.75 < slope < -0.3
-    assert errors[1] < 0.15 * rms(limit)
+    assert errors[1] < 0.2 * rms(limit)
 
 
 def test_outputs_are_coupled_as_in_a_wide_network():
