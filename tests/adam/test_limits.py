@@ -95,7 +95,7 @@ def test_errors_fall_with_features_and_are_what_is_reported(eps):
     assert 0.08 < found[8192][0] / found[512][0] < 0.25 * 1.35
 
 
-@pytest.mark.parametrize(("depth", "activation"), [(1, "erf"), (2, "relu"), (3, "relu")])
+@pytest.mark.parametrize(("depth", "activation"), [(1, "erf"), (3, "relu")])
 def test_both_samplers_have_one_limit(seed, depth, activation):
     X, y, Z = table(seed)
     found = [
@@ -168,8 +168,9 @@ def test_classes_and_batches_as_in_a_wide_network():
     assert rms(limit - net.predict(Z)) < 0.2 * rms(limit)
 
 
-@pytest.mark.parametrize("activation", ["relu", "erf", "identity"])
-@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize(
+    ("depth", "activation"), [(1, "relu"), (1, "identity"), (2, "erf"), (3, "relu")]
+)
 def test_sign_kernels_are_those_of_the_features(seed, activation, depth):
     """Closed forms against means over random features, and a training on single rows."""
     X, y, Z = (np.asarray(A) for A in table(seed, n=6))
