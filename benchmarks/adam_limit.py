@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 #: Files that the limit's numbers depend on.
 CORE = [HERE.parent / "skntk" / "adam" / f"{name}.py"
-        for name in ("features", "rule", "gaussian", "blocks", "dynamics")]  # fmt: skip
+        for name in ("features", "rule", "gaussian")]  # fmt: skip
 #: Pairs of models whose difference is a claim, or bears on one.
 PAIRS = (
     ("lazy, GD", "NTK limit"),
