@@ -121,6 +121,9 @@ class NetworkSampler:
         elif first.a.shape[1] == 1:
             N = fan_out // GROUP * GROUP
             delta = keep(_last(torch.cat([root * p.B[:, :, 0, :N] for p in parts], 1)))
+            if weight is None:
+                yield Layer(delta, None, bias)
+                return
             h = _units(parts, weight)
             if _key(first) in self._inputs:
                 yield Layer(delta, Plain(h), bias, self.columns)

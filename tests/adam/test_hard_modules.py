@@ -116,11 +116,28 @@ def test_what_features_cannot_be_read_from_is_refused():
     assert len(model._weights) < len(AdamNTKRegressor(**SMALL, depth=1).fit(X, y)._weights)
     with pytest.raises(UnsupportedModuleError, match="frozen"):
         AdamNTKRegressor(**SMALL, module=frozen, sampler="exact").fit(X, y)
+    frozen[2].weight.requires_grad_(False)
+    with pytest.raises(ValueError, match="no last layer that could be told"):
+        AdamNTKRegressor(**SMALL, module=frozen).fit(X, y)
     norm = torch.nn.Sequential(snn.Linear(4, 16), torch.nn.LayerNorm(16), snn.Linear(16, 1))
     with pytest.raises(ValueError, match="scaled_adam"):
         NetworkRegressor(module=norm, optimizer="scaled_adam", max_epochs=1).fit(X, y)
     with pytest.raises(ValueError, match=r"weight_decay=0\.1 with optimizer='scaled_adam'"):
         NetworkRegressor(optimizer="scaled_adam", weight_decay=0.1, max_epochs=1).fit(X, y)
+
+
+def test_a_frozen_weight_leaves_its_layer_the_bias(seed):
+    X = rows(seed)
+
+    def make(s):
+        with torch.random.fork_rng():
+            torch.manual_seed(s)
+            net = snn.MLP(4, depth=2, width=64, bias_std=1.0)
+        net[0].weight.requires_grad_(False)
+        net[2].weight.requires_grad_(False)
+        return net
+
+    assert kernel_of(make, X) < 0.08
 
 
 def test_pickles_hold_weights_and_no_features():
