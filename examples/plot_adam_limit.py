@@ -75,7 +75,7 @@ figure, (curves, bars) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constraine
 for name, marker in (("gradient descent", "o"), ("Adam", "s")):
     curves.plot(STAGES, errors[name], marker=marker, label=f"limit of {name}")
 curves.plot((20, 100, 200), lazy, "k^", label="lazy network, width 512, Adam")
-curves.set(xscale="log", xlabel="Steps", ylabel="Test error / variance", ylim=(0, None))
+curves.set(xscale="log", xlabel="Steps", ylabel="Test error / variance", ylim=(0, 1.45))
 curves.legend(loc="upper right")
 at = np.arange(len(GROUPS))
 for shift, name in ((-0.2, "gradient descent"), (0.2, "Adam")):
@@ -83,6 +83,7 @@ for shift, name in ((-0.2, "gradient descent"), (0.2, "Adam")):
 bars.set_xticks(at, GROUPS)
 bars.set(xlabel="Eigenvectors of the NTK, by eigenvalue", ylabel="Left of the target")
 bars.set_title("At 30 % of the training loss")
+bars.set_ylim(0, 1.25)
 bars.legend(loc="upper left")
 plt.show()
 
