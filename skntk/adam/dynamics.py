@@ -28,7 +28,7 @@ from skntk.core import TrainingDivergedError
 _GROWTH = 1e6
 #: And by this one at its end.
 _WORSE = 1.5
-_POWER_STEPS = 10
+_POWER_STEPS, _POWER_TOL = 20, 0.01
 
 
 @dataclass(frozen=True)
@@ -380,7 +380,9 @@ class Dynamics:
             if not size > 0 or not math.isfinite(size):
                 break
             v = self._through(None, r / size, None, scales, lambda scale, g: g * scale)
-            largest = float(v[:, :, train].norm())
+            before, largest = largest, float(v[:, :, train].norm())
+            if abs(largest - before) < _POWER_TOL * largest:
+                break
         beta = self.rule.beta1
         curvature = largest * loss.curvature / len(train)
         if not self.batches.whole:  # all of it may lie in a batch, if not more than in one row

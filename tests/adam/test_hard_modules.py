@@ -150,7 +150,7 @@ def test_pickles_hold_weights_and_no_features():
 
 
 @pytest.mark.parametrize("eps", [np.inf, 1e-8])
-@pytest.mark.parametrize("params", [{"batch_size": 1}, {"weight_decay": 100.0}])
+@pytest.mark.parametrize("params", [{"batch_size": 2, "max_epochs": 2}, {"weight_decay": 100.0}])
 def test_automatic_rates_suit_batches_and_decay(seed, eps, params):
     X, y = rows(seed, 30).numpy(), np.sin(rows(seed, 30)[:, 0].numpy())
     params = SMALL | {"learning_rate": "auto", "random_state": seed, "eps": eps} | params

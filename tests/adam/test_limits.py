@@ -71,15 +71,14 @@ def test_large_epsilon_approaches_it(seed):
     assert apart[1] < 1e-2 * rms(limit)
 
 
-@pytest.mark.parametrize("eps", [np.inf, 1e-8])
-def test_errors_fall_with_features_and_are_what_is_reported(eps):
+def test_errors_fall_with_features_and_are_what_is_reported():
     """At least as the root; the reported error is that of repetitions with other features."""
     X, y, Z = table(0)
     found = {}
     for n_features in (512, 8192):
         runs = [
             AdamNTKRegressor(
-                1, eps=eps, learning_rate=0.5 if eps == np.inf else 0.05, max_epochs=15,
+                1, learning_rate=0.05, max_epochs=12,
                 n_features=n_features, random_state=i,
             ).fit(X, y).predict(Z, return_mc_std=True)
             for i in range(10)
@@ -100,7 +99,7 @@ def test_both_samplers_have_one_limit(seed, depth, activation):
     X, y, Z = table(seed)
     found = [
         AdamNTKRegressor(
-            depth, activation, learning_rate=0.03, max_epochs=20, n_features=65536,
+            depth, activation, learning_rate=0.03, max_epochs=20, n_features=32768,
             sampler=sampler, random_state=seed,
         ).fit(X, y).predict(Z, return_mc_std=True)
         for sampler in ("exact", "networks")
@@ -138,7 +137,7 @@ def test_outputs_are_coupled_as_in_a_wide_network():
     Y = np.stack([y, np.cos(2 * X[:, 3]), X[:, 0] ** 2], 1)
     Y = (Y - Y.mean(0)) / Y.std(0)
     params = {"learning_rate": 0.03, "max_epochs": 20, "random_state": 0}
-    limit = AdamNTKRegressor(2, n_features=2**17, **params).fit(X, Y).predict(Z)
+    limit = AdamNTKRegressor(2, n_features=2**16, **params).fit(X, Y).predict(Z)
     nets = [
         NetworkRegressor(
             2, 512, centered=True, optimizer="scaled_adam", batch_size=N,
@@ -146,7 +145,7 @@ def test_outputs_are_coupled_as_in_a_wide_network():
         ).fit(X, Y).predict(Z)
         for i in range(2)
     ]  # fmt: skip
-    alone = AdamNTKRegressor(2, n_features=2**17, **params).fit(X, y).predict(Z)
+    alone = AdamNTKRegressor(2, n_features=2**14, **params).fit(X, y).predict(Z)
     near = rms(np.array(nets) - limit)
     assert near < 0.15 * rms(limit)
     assert rms(alone - limit[:, 0]) > 2 * near

@@ -5,7 +5,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skntk import AdamNTKClassifier, AdamNTKRegressor
 
-SMALL = {"depth": 1, "n_features": 64, "max_epochs": 12, "random_state": 0}
+SMALL = {"depth": 1, "n_features": 64, "max_epochs": 8, "random_state": 0}
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
