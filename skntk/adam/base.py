@@ -35,6 +35,7 @@ from skntk.core import (
     UnsupportedModuleError,
     available_bytes,
     check_writable,
+    require,
     resolve_device,
 )
 from skntk.infinite.kernel import InfiniteKernel
@@ -155,6 +156,14 @@ class AdamEstimator(ModuleParams):
             sampler = NetworkSampler(functools.partial(fixed._drawn, width=width), X)
         n_blocks = REPLICAS * math.ceil(self._units / (REPLICAS * sampler.n_units))
         self.n_features_ = GROUP * n_blocks * sampler.n_units
+        tensors = max(sum(p.ndim > 1 for p in module.parameters()) - 1, 1)  # the readout has fewer
+        arrays = 2 * self._rule(1.0).n_arrays  # of all features together, and of their group
+        require(
+            4 * arrays * tensors * self.n_features_,
+            f"weights and moments of n_features={self.n_features_} for {tensors} weight tensors",
+            "Pass a smaller n_features.",
+            X.device,
+        )
         budget = self.memory_budget
         nbytes = available_bytes(X.device) // 2 if budget is None else int(budget * 2**30)
         return Blocks(sampler, n_blocks, seed, len(X), nbytes)
@@ -249,9 +258,10 @@ class AdamEstimator(ModuleParams):
         if write is not None:
             write(now)
         dynamics.check(now)
-        if now.step == n_steps and dynamics.n_worse(now):
+        n_worse = dynamics.n_worse(now) if now.step == n_steps else 0
+        if n_worse:
             warnings.warn(
-                f"{dynamics.n_worse(now)} of {REPLICAS} groups of features, each trained alone, "
+                f"{n_worse} of {REPLICAS} groups of features, each trained alone, "
                 "came out worse than they began, so the Monte-Carlo error is not to be relied on: "
                 "pass a smaller learning_rate or more n_features.",
                 SkntkWarning,

@@ -59,9 +59,11 @@ class Blocks:
         self.sampler, self.n_blocks, self.budget = sampler, n_blocks, budget
         children = np.random.SeedSequence(seed).generate_state(n_blocks, np.uint32)
         self.seeds = [int(child) for child in children]
-        self.parts = parts_of(sampler.draw(self.seeds[0]), n_rows)
         self._kept: dict[int, list[Chunk]] = {}
         self.nbytes, self._full = 0, False
+        first = sampler.draw(self.seeds[0])
+        self.parts = parts_of(first, n_rows)
+        self._cut_and_kept(0, first)
 
     def __len__(self) -> int:
         return self.n_blocks
@@ -75,7 +77,10 @@ class Blocks:
             return self._cut(k, self.sampler.draw(self.seeds[k], rows))
         if k in self._kept:
             return self._kept[k]
-        layers = self.sampler.draw(self.seeds[k])
+        return self._cut_and_kept(k, self.sampler.draw(self.seeds[k]))
+
+    def _cut_and_kept(self, k: int, layers: list[Layer]) -> list[Chunk]:
+        """Features of block k in chunks, which are kept if they fit."""
         made, nbytes = self._cut(k, layers), sum(layer.nbytes for layer in layers)
         self._full = self._full or self.nbytes + nbytes > self.budget
         if not self._full:

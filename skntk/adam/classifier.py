@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from skntk.adam.base import AdamEstimator
 from skntk.machines.validation import StrOptions, fit_context
+from skntk.training.net import probabilities
 
 
 class AdamNTKClassifier(ClassifierMixin, AdamEstimator):
@@ -250,10 +251,7 @@ class AdamNTKClassifier(ClassifierMixin, AdamEstimator):
 
     def _scores(self, f: Tensor) -> Tensor:
         """Probabilities of outputs (..., c, m)."""
-        if self._dynamics.loss.cross_entropy:
-            return f.softmax(-2)
-        positive = f.clamp_min(0) + 1e-12
-        return positive / positive.sum(-2, keepdim=True)
+        return probabilities(f, self._dynamics.loss.cross_entropy, dim=-2)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -344,5 +342,5 @@ class AdamNTKClassifier(ClassifierMixin, AdamEstimator):
         ndarray of shape (m,)
             Labels after each of them.
         """
-        for probabilities in self.staged_predict_proba(X, epochs):
-            yield self.classes_[probabilities.argmax(1)]
+        for proba in self.staged_predict_proba(X, epochs):
+            yield self.classes_[proba.argmax(1)]

@@ -14,7 +14,7 @@ from torch import nn
 
 from skntk.machines.validation import StrOptions, fit_context
 from skntk.training.base import PRECONDITIONERS, NetworkEstimator
-from skntk.training.net import ClassifierNet, OneHotSquaredError
+from skntk.training.net import ClassifierNet, OneHotSquaredError, probabilities
 
 
 class NetworkClassifier(ClassifierMixin, NetworkEstimator):
@@ -255,10 +255,7 @@ class NetworkClassifier(ClassifierMixin, NetworkEstimator):
             divided by their sum. Columns in the order of `classes_`.
         """
         outputs = self._forward(X).double()
-        if self.loss == "cross_entropy":
-            return outputs.softmax(1).numpy()
-        positive = outputs.clamp_min(0) + 1e-12
-        return (positive / positive.sum(1, keepdim=True)).numpy()
+        return probabilities(outputs, self.loss == "cross_entropy").numpy()
 
     def predict(self, X: Any) -> np.ndarray:
         """Predict the class of the largest output.

@@ -42,6 +42,25 @@ class OneHotSquaredError(nn.Module):
         return 0.5 * (outputs - targets).square().mean()
 
 
+def probabilities(outputs: Tensor, cross_entropy: bool, dim: int = -1) -> Tensor:
+    """Class probabilities of outputs with an axis of classes.
+
+    Parameters
+    ----------
+    outputs : Tensor
+        Of a network.
+    cross_entropy : bool
+        Whether it was trained on that: then their softmax; else they are indicators, which are cut
+        off at 0 and divided by their sum.
+    dim : int, default=-1
+        The axis of classes.
+    """
+    if cross_entropy:
+        return outputs.softmax(dim)
+    positive = outputs.clamp_min(0) + 1e-12
+    return positive / positive.sum(dim, keepdim=True)
+
+
 def as_matrix(outputs: Tensor) -> Tensor:
     """Outputs (n, k), of a module that returns (n,) or any axes behind the first."""
     return outputs.reshape(len(outputs), -1)

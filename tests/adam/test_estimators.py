@@ -13,7 +13,12 @@ from sklearn.model_selection import GridSearchCV
 import skntk.nn as snn
 from skntk import AdamNTKClassifier, AdamNTKRegressor
 from skntk.adam import dynamics
-from skntk.core import SkntkWarning, TrainingDivergedError, UnsupportedModuleError
+from skntk.core import (
+    MemoryBudgetError,
+    SkntkWarning,
+    TrainingDivergedError,
+    UnsupportedModuleError,
+)
 
 SMALL = {"n_features": 512, "max_epochs": 12, "learning_rate": 0.05, "random_state": 0}
 
@@ -261,6 +266,14 @@ def test_parameters_out_of_range_are_named(wrong):
     X, y, _ = table(0)
     with pytest.raises(ValueError, match=next(iter(wrong))):
         AdamNTKRegressor(**SMALL | wrong).fit(X, y)
+
+
+def test_more_features_than_memory_holds_are_refused_at_once():
+    X, y, _ = table(0)
+    for sampler in ("exact", "networks"):
+        params = SMALL | {"n_features": 10**13, "sampler": sampler}
+        with pytest.raises(MemoryBudgetError, match="smaller n_features"):
+            AdamNTKRegressor(**params).fit(X, y)
 
 
 def test_inputs_beyond_float32_are_refused():
